@@ -1,0 +1,82 @@
+"""What is sold and how it is measured. JSON columns hold the parts of a document as it was accepted, in camelCase."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, Column, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from farebox_portal.db import UTCDateTime
+
+
+class Meter(SQLModel, table=True):
+    __tablename__ = "meters"
+
+    id: str = Field(primary_key=True)
+    slug: str = Field(unique=True)
+    name: str
+    description: str | None = None
+    event_type: str
+    aggregation: str
+    value_property: str | None = None
+    group_by: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
+    deleted_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class Feature(SQLModel, table=True):
+    """Something a plan can grant: metered when it names a meter, else on/off or a fixed value. Never changed, only archived."""
+
+    __tablename__ = "features"
+
+    id: str = Field(primary_key=True)
+    key: str = Field(unique=True)
+    name: str
+    meter_slug: str | None = Field(default=None, foreign_key="meters.slug")
+    filters: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    # `metadata` is taken by SQLAlchemy; the API calls it by its name.
+    metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
+    archived_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class Plan(SQLModel, table=True):
+    """One version of a plan. A draft may change; from `published_at` on nothing of it does, ever."""
+
+    __tablename__ = "plans"
+    __table_args__ = (UniqueConstraint("key", "version"),)
+
+    id: str = Field(primary_key=True)
+    key: str = Field(index=True)
+    version: int
+    name: str
+    description: str | None = None
+    currency: str
+    billing_cadence: str
+    phases: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    pro_rating_config: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    rate_limit: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
+    published_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    archived_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+    @property
+    def status(self) -> str:
+        if self.archived_at is not None:
+            return "archived"
+        return "draft" if self.published_at is None else "active"
+
+
+class Policy(SQLModel, table=True):
+    """What a route costs (document as accepted)."""
+
+    __tablename__ = "policies"
+
+    key: str = Field(primary_key=True)
+    document: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)

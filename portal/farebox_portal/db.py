@@ -1,0 +1,79 @@
+"""The database: engine, one transaction per request or job, and the column types that keep both dialects honest.
+
+SQLite and PostgreSQL run the same code. What SQLite gets wrong by itself is put right here and only here: it drops time
+zones (``UTCDateTime``), stores decimals as floats (``DecimalText``), starts transactions too late for a writer to wait
+its turn (``BEGIN IMMEDIATE``), and does not check foreign keys unless asked.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, Engine, String, TypeDecorator, create_engine, event
+from sqlmodel import Session
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An instant. Refuses naive datetimes; comes back aware and in UTC on every dialect."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("naive datetime: say which zone it is in")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class DecimalText(TypeDecorator[Decimal]):
+    """An exact decimal, stored as text. For unit prices; never compared or summed in SQL."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> str | None:
+        return None if value is None else format(value, "f")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Decimal | None:
+        return None if value is None else Decimal(value)
+
+
+def make_engine(url: str) -> Engine:
+    """An engine for ``sqlite:///…`` or ``postgresql+psycopg://…``."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 10})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN is deferred; ours (below) is not
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        # A deferred transaction that reads first and writes later fails at once with SQLITE_BUSY_SNAPSHOT when another
+        # writer came between, and busy_timeout does not help. A read-only request takes a plain BEGIN.
+        mode = "" if connection.get_execution_options().get("read_only") else " IMMEDIATE"
+        connection.exec_driver_sql(f"BEGIN{mode}")
+
+    return engine
+
+
+@contextmanager
+def transaction(engine: Engine, *, read_only: bool = False) -> Iterator[Session]:
+    """One transaction: commits when the block ends, rolls back when it raises."""
+    with engine.connect().execution_options(read_only=read_only) as connection, connection.begin():
+        with Session(bind=connection, expire_on_commit=False) as session:
+            yield session
+            session.flush()

@@ -1,0 +1,52 @@
+"""Who bought what, from when to when, and the API keys that came with it."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, Column
+from sqlmodel import Field, SQLModel
+
+from farebox_portal.db import UTCDateTime
+
+
+class Subscription(SQLModel, table=True):
+    """One plan version for one customer, over the half-open time [active_from, active_to).
+
+    Its status is computed from these instants, never stored: scheduled, active, canceled (ends, but not yet), inactive.
+    """
+
+    __tablename__ = "subscriptions"
+
+    id: str = Field(primary_key=True)
+    customer_id: str = Field(foreign_key="customers.id", index=True)
+    plan_id: str = Field(foreign_key="plans.id", index=True)
+    active_from: datetime = Field(sa_type=UTCDateTime)
+    active_to: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    billing_anchor: datetime = Field(sa_type=UTCDateTime)
+    payment_status: str = "not_required"
+    metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
+
+    def status(self, now: datetime) -> str:
+        if now < self.active_from:
+            return "scheduled"
+        if self.active_to is None:
+            return "active"
+        return "canceled" if now < self.active_to else "inactive"
+
+
+class ApiKey(SQLModel, table=True):
+    """A credential of a subscription. The key itself is shown once and never stored: `digest` finds it, `start` names it."""
+
+    __tablename__ = "api_keys"
+
+    id: str = Field(primary_key=True)
+    subscription_id: str = Field(foreign_key="subscriptions.id", index=True)
+    customer_id: str = Field(foreign_key="customers.id", index=True)
+    name: str
+    digest: str = Field(unique=True)
+    start: str
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    expires_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)

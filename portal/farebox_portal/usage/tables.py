@@ -1,0 +1,54 @@
+"""The ledger: one row for each request and meter, for ever; what is billed is computed from nothing else."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary
+from sqlmodel import Field, SQLModel
+
+from farebox_portal.db import UTCDateTime
+
+
+class UsageRow(SQLModel, table=True):
+    """What one request used of one meter. (account, request, meter) is its identity: a batch applied twice changes nothing.
+
+    The account is part of the key, so that no customer's request id can displace another's.
+    """
+
+    __tablename__ = "usage_events"
+    __table_args__ = (Index("usage_events_by_meter", "subscription_id", "meter", "admitted_at_ms"),)
+
+    customer_id: str = Field(primary_key=True)
+    rid: str = Field(primary_key=True)
+    meter: str = Field(primary_key=True)
+    quantity: int = Field(sa_type=BigInteger)
+    subscription_id: str
+    key_id: str
+    policy: str
+    admitted_at_ms: int = Field(sa_type=BigInteger)
+    status: int
+    dimensions: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    flags: str = ""
+
+
+class SpoolCursor(SQLModel, table=True):
+    """How far each spool has been read into the ledger: absolute, moved in the same transaction as the rows."""
+
+    __tablename__ = "spool_cursors"
+
+    spool: str = Field(primary_key=True)
+    end: int = Field(sa_type=BigInteger)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class QuarantinedEvent(SQLModel, table=True):
+    """An event that could not be applied, with the reason. Kept, so that a fault here never loses usage or blocks the queue."""
+
+    __tablename__ = "quarantined_events"
+
+    id: int | None = Field(default=None, primary_key=True)
+    spool: str
+    end: int = Field(sa_type=BigInteger)
+    reason: str
+    payload: bytes = Field(sa_type=LargeBinary)
+    created_at: datetime = Field(sa_type=UTCDateTime)

@@ -1,0 +1,99 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class UsageEvent(_message.Message):
+    __slots__ = ("rid", "account_id", "subscription_id", "key_id", "policy", "admitted_at_ms", "status", "meters", "dimensions", "flags")
+    class DimensionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    RID_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    ADMITTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    METERS_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    rid: str
+    account_id: str
+    subscription_id: str
+    key_id: str
+    policy: str
+    admitted_at_ms: int
+    status: int
+    meters: _containers.RepeatedCompositeFieldContainer[MeterQuantity]
+    dimensions: _containers.ScalarMap[str, str]
+    flags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, rid: _Optional[str] = ..., account_id: _Optional[str] = ..., subscription_id: _Optional[str] = ..., key_id: _Optional[str] = ..., policy: _Optional[str] = ..., admitted_at_ms: _Optional[int] = ..., status: _Optional[int] = ..., meters: _Optional[_Iterable[_Union[MeterQuantity, _Mapping]]] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MeterQuantity(_message.Message):
+    __slots__ = ("meter", "quantity")
+    METER_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    meter: str
+    quantity: int
+    def __init__(self, meter: _Optional[str] = ..., quantity: _Optional[int] = ...) -> None: ...
+
+class UsageBatch(_message.Message):
+    __slots__ = ("spool", "end", "events")
+    SPOOL_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    spool: str
+    end: int
+    events: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, spool: _Optional[str] = ..., end: _Optional[int] = ..., events: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("spool", "end", "accepted", "duplicates", "quarantined")
+    SPOOL_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    spool: str
+    end: int
+    accepted: int
+    duplicates: int
+    quarantined: int
+    def __init__(self, spool: _Optional[str] = ..., end: _Optional[int] = ..., accepted: _Optional[int] = ..., duplicates: _Optional[int] = ..., quarantined: _Optional[int] = ...) -> None: ...
+
+class AccountState(_message.Message):
+    __slots__ = ("account", "counters", "cursors")
+    class CursorsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    CURSORS_FIELD_NUMBER: _ClassVar[int]
+    account: bytes
+    counters: _containers.RepeatedCompositeFieldContainer[CounterValue]
+    cursors: _containers.ScalarMap[str, int]
+    def __init__(self, account: _Optional[bytes] = ..., counters: _Optional[_Iterable[_Union[CounterValue, _Mapping]]] = ..., cursors: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class CounterValue(_message.Message):
+    __slots__ = ("subscription_id", "quota_id", "period_start_ms", "used")
+    SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_ID_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_START_MS_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    subscription_id: str
+    quota_id: str
+    period_start_ms: int
+    used: int
+    def __init__(self, subscription_id: _Optional[str] = ..., quota_id: _Optional[str] = ..., period_start_ms: _Optional[int] = ..., used: _Optional[int] = ...) -> None: ...
