@@ -1,0 +1,254 @@
+"""All requests of one turn of the event loop -> one frame in the spool, one script call, one decision each.
+
+    intent (spool) -> ADMIT (Valkey) -> allowed (spool) -> the answer leaves
+
+The order is the guarantee. Whatever dies in between, the spool knows who asked and who was let through, so that a hold
+in Valkey can always be explained, given back or billed, and Valkey itself can be rebuilt.
+
+What did not come back in time has an *unknown* outcome: the script may have run. The request is answered "unavailable",
+and the hold it may have made is given back under its own rid, again and again until the server acknowledges; a
+tombstone then keeps the delayed script from bringing it back. Nothing is ever retried that could count twice.
+"""
+
+import asyncio
+from collections import Counter as Tally
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from math import ceil
+
+import structlog
+
+from farebox.v1 import layout
+from farebox_plugin.directory import Directory
+from farebox_plugin.link import Link, Reply, StoreFault
+from farebox_plugin.records import Call, Refusal, Unavailable
+from farebox_plugin.scripts import ADMIT
+from farebox_plugin.settlement import Settlements
+from farebox_plugin.spool import ALLOWED, CLOSED, INTENT, SpoolFull, SpoolWriter, record
+from farebox_plugin.terms import FOREVER_MS, Terms, hold_text
+
+log = structlog.get_logger()
+
+BATCH_MAX = 256
+ATTEMPTS_MAX = 4
+# A script call that reaches the server later than this admits nobody: its sender has long answered "unavailable".
+LATE_AFTER_MS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    terms: Terms
+    committed: list[int]  # units of each of the terms' counters, this request included
+    rate_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    refusal: Refusal
+    terms: Terms | None = None
+    committed: list[int] | None = None
+
+
+Decision = Admitted | Refused
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One request on its way through admission."""
+
+    call: Call
+    terms: Terms
+    held: dict[str, int]  # meter -> units
+    done: Callable[[Decision], None]
+    is_abandoned: Callable[[], bool]  # nobody waits for the answer any more
+    attempts: int = 0
+
+
+def unavailable(detail: str = "Usage cannot be metered at the moment.") -> Refusal:
+    return Refusal("metering_unavailable", detail, retry_after_s=1)
+
+
+class Admission:
+    """Decides requests whose terms are known."""
+
+    def __init__(
+        self,
+        link: Link,
+        spool: SpoolWriter,
+        directory: Directory,
+        settlements: Settlements,
+        load_account: Callable[[str], Awaitable[bytes]],
+        owner: str,
+        timeout_s: float,
+    ) -> None:
+        self._link = link
+        self._spool = spool
+        self._directory = directory
+        self._settlements = settlements
+        self._load_account = load_account
+        self._owner = owner
+        self._timeout_s = timeout_s
+        self._turn: list[Ticket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.counts: Tally[str] = Tally()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Decide with everything else that comes in this turn; `ticket.done` is called exactly once, later."""
+        self._turn.append(ticket)
+        if len(self._turn) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        turn, self._turn = self._turn, []
+        for start in range(0, len(turn), BATCH_MAX):
+            self._send(turn[start : start + BATCH_MAX])
+
+    def _send(self, batch: list[Ticket]) -> None:
+        if not self._link.is_up:
+            self._answer_all(batch, Refused(unavailable()))
+            return
+        keys: list[str] = []
+        arguments: list[bytes | str | int] = [self._link.generation, int(self._link.server_now_ms()) + LATE_AFTER_MS]
+        intents = []
+        for ticket in batch:
+            call, terms = ticket.call, ticket.terms
+            hold = hold_text(self._owner, call.admitted_at_ms, terms, ticket.held)
+            intents.append(
+                record(INTENT, call.rid, terms.account, terms.subscription, terms.key, terms.policy.key, hold)
+            )
+            keys += (layout.counters(terms.account), layout.holds(terms.account))
+            arguments += (call.rid, terms.version, hold, terms.rate_field, terms.emission_us, terms.tolerance_us)
+            arguments.append(len(terms.counters))
+            for counter in terms.counters:
+                arguments += (counter.field, ticket.held[counter.meter], counter.limit)
+        try:
+            self._spool.append(intents)
+        except SpoolFull as fault:
+            log.error("spool_full", reason=str(fault))
+            self._answer_all(batch, Refused(unavailable()))
+            return
+        is_over = False
+
+        def timed_out() -> None:
+            nonlocal is_over
+            is_over = True
+            self._give_up(batch, "timeout")
+
+        def replied(reply: Reply | Exception) -> None:
+            nonlocal is_over
+            if is_over:
+                return
+            is_over = True
+            timer.cancel()
+            if isinstance(reply, Exception):
+                if isinstance(reply, StoreFault):
+                    log.error("admission_script_refused", reason=str(reply))
+                self._give_up(batch, "store")
+            else:
+                self._settle_answers(batch, reply)
+
+        timer = asyncio.get_running_loop().call_later(self._timeout_s, timed_out)
+        self._link.run(ADMIT, keys, arguments, replied)
+
+    def _settle_answers(self, batch: list[Ticket], reply: Reply) -> None:
+        """The script's word on each request: note it in the spool, then let the answers go."""
+        self._link.heard_server_time(reply[0])
+        records: list[bytes] = []
+        answers: list[tuple[Ticket, Decision]] = []
+        taken_back: list[Ticket] = []
+        for ticket, result in zip(batch, reply[1:], strict=True):
+            code = result[0]
+            if code in (-3, -4) and ticket.attempts < ATTEMPTS_MAX:
+                self._spawn(self._try_again(ticket, is_loaded=code == -3))
+                continue
+            decision = _decision(ticket, result)
+            is_in = isinstance(decision, Admitted)
+            if is_in and ticket.is_abandoned():
+                # Envoy will not let it in any more. (2: another worker holds it too, and answers for it.)
+                if code == 1:
+                    taken_back.append(ticket)
+                is_in, decision = False, Refused(unavailable())
+            records.append(record(ALLOWED if is_in else CLOSED, ticket.call.rid, ticket.terms.account))
+            answers.append((ticket, decision))
+        if records:
+            try:
+                self._spool.append(records)
+            except SpoolFull as fault:
+                log.error("spool_full", reason=str(fault))
+                taken_back = [ticket for ticket, decision in answers if isinstance(decision, Admitted)]
+                answers = [(ticket, Refused(unavailable())) for ticket, _ in answers]
+        for ticket in taken_back:
+            self._settlements.take_back(ticket.call.rid, ticket.terms.account)
+        for ticket, decision in answers:
+            ticket.done(decision)
+
+    def _give_up(self, batch: list[Ticket], reason: str) -> None:
+        """The outcome is unknown: say no, and make it so."""
+        self.counts[f"unknown_outcome_{reason}"] += len(batch)
+        try:
+            self._spool.append([record(CLOSED, ticket.call.rid, ticket.terms.account) for ticket in batch])
+        except SpoolFull as fault:
+            log.error("spool_full", reason=str(fault))
+        for ticket in batch:
+            self._settlements.take_back(ticket.call.rid, ticket.terms.account)
+        self._answer_all(batch, Refused(unavailable()))
+
+    async def _try_again(self, ticket: Ticket, *, is_loaded: bool) -> None:
+        """The account changed since the terms were made, or this server does not know it (any more)."""
+        ticket.attempts += 1
+        account, call = ticket.terms.account, ticket.call
+        decision: Decision
+        try:
+            entry = await self._directory.load_account(account) if is_loaded else None
+            if entry is None:
+                entry = self._directory.put_account(await self._load_account(account))
+            fresh = self._directory.terms_of(entry, ticket.terms.key, ticket.terms.policy, call.admitted_at_ms)
+            if isinstance(fresh, Terms):
+                ticket.terms = fresh
+                self.submit(ticket)
+                return
+            decision = Refused(fresh)
+        except Unavailable:
+            decision = Refused(unavailable())
+        try:
+            self._spool.append([record(CLOSED, call.rid, account)])
+        except SpoolFull as fault:
+            log.error("spool_full", reason=str(fault))
+        ticket.done(decision)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _answer_all(self, batch: list[Ticket], decision: Decision) -> None:
+        for ticket in batch:
+            ticket.done(decision)
+
+
+def _decision(ticket: Ticket, result: list[int]) -> Decision:
+    """The script's result (scripts/admit.lua) in our words."""
+    code, detail, committed = result[0], result[1], result[2:]
+    terms = ticket.terms
+    if code in (1, 2):
+        return Admitted(terms, committed, detail)
+    if code == -1:
+        counter = terms.counters[detail - 1]
+        used = committed[detail - 1]
+        waits_ms = counter.resets_at_ms - ticket.call.admitted_at_ms
+        refusal = Refusal(
+            "quota_exceeded",
+            f"The plan's limit of {counter.quota} {counter.meter} is used up.",
+            meter=counter.meter,
+            limit=counter.quota,
+            used=used,
+            resets_at_ms=counter.resets_at_ms,
+            retry_after_s=max(ceil(waits_ms / 1000), 1) if counter.resets_at_ms < FOREVER_MS else None,
+        )
+        return Refused(refusal, terms, committed)
+    if code == -2:
+        waits_s = max(ceil(detail / 1_000_000), 1)
+        refusal = Refusal("rate_limited", "The plan's rate limit is reached.", retry_after_s=waits_s)
+        return Refused(refusal, terms)
+    # -3, -4: not settled in several attempts; -5: voided meanwhile; -6: came too late.
+    return Refused(unavailable(), terms)

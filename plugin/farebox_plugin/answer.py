@@ -1,0 +1,206 @@
+"""Decision -> Envoy's words. Pure; the only file that builds a CheckResponse.
+
+Envoy allows by default: an empty CheckResponse, or a denial whose status code is 0, lets the request through. So there
+is one constructor for denials, and it sets both the gRPC status and an HTTP status that is an error.
+
+An allowed answer is two protobuf messages laid end to end, which by the wire format merges them: the part that is the
+same for every request under the same terms is serialized once, and only the request's own part each time.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from math import ceil
+
+import orjson
+from google.protobuf.struct_pb2 import Struct
+
+from farebox.v1.envoy_authz_pb2 import CheckResponse, HeaderValue, HeaderValueOption
+from farebox_plugin.records import Call, Grant, Refusal
+from farebox_plugin.terms import FOREVER_MS, Counter, Terms
+
+METADATA_NAMESPACE = "envoy.filters.http.ext_authz"  # where Envoy keeps what we answer, whatever the filter is called
+CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+UPGRADE_HELPS = ("quota_exceeded", "not_entitled")
+PROBLEM_BASE = "https://farebox.dev/problems/"
+
+_OVERWRITE = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+# code -> HTTP status, title. A policy may remap the status of the ones marked in the documentation.
+PROBLEMS = {
+    "missing_api_key": (401, "API key required"),
+    "invalid_api_key": (401, "Invalid API key"),
+    "expired_api_key": (401, "Expired API key"),
+    "no_active_subscription": (403, "No active subscription"),
+    "payment_required": (403, "Payment required"),
+    "not_entitled": (403, "Not included in the plan"),
+    "quota_exceeded": (403, "Quota exceeded"),
+    "rate_limited": (429, "Too many requests"),
+    "metering_unavailable": (503, "Metering unavailable"),
+    "policy_unknown": (500, "Route misconfigured"),
+}
+# google.rpc.Code for HTTP statuses: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
+_UNAUTHENTICATED, _PERMISSION_DENIED, _RESOURCE_EXHAUSTED, _UNAVAILABLE, _INTERNAL = 16, 7, 8, 14, 13
+
+
+@lru_cache(maxsize=50_000)
+def allowed_prefix(terms: Terms) -> bytes:
+    """The part of an allowed answer that all requests under the same terms share."""
+    response = CheckResponse()
+    response.status.code = 0
+    ok = response.ok_response
+    for name, value in (
+        ("x-farebox-customer", terms.customer_key),
+        ("x-farebox-subscription", terms.subscription),
+        ("x-farebox-plan", terms.plan_key),
+        ("x-farebox-key", terms.key),
+    ):
+        _set(ok.headers.add(), name, value)
+    ok.headers_to_remove.extend(CREDENTIAL_HEADERS)
+    if policy := _rate_limit_policy(terms):
+        _set(ok.response_headers_to_add.add(), "RateLimit-Policy", policy)
+    fields = response.dynamic_metadata.fields
+    for name, value in (("account", terms.account), ("subscription", terms.subscription), ("key", terms.key),
+                        ("policy", terms.policy.key), ("customer", terms.customer_key)):  # fmt: skip
+        fields[name].string_value = value
+    return response.SerializeToString()
+
+
+def allowed_suffix(rid: str, rate_limit: str | None, held: Mapping[str, int] | None = None) -> bytes:
+    """The part of an allowed answer that is the request's own. `held`: for ext_proc, should the body tell no usage."""
+    response = CheckResponse()
+    fields = response.dynamic_metadata.fields
+    fields["rid"].string_value = rid
+    if held:
+        fields["held"].string_value = ",".join(f"{meter}={units}" for meter, units in held.items())
+    if rate_limit:
+        _set(response.ok_response.response_headers_to_add.add(), "RateLimit", rate_limit)
+    return response.SerializeToString()
+
+
+def read_grant(metadata: Struct) -> Grant | None:
+    """What `allowed_*` put into the metadata, as a feed brings it back; None for a request that was not let through."""
+    fields = metadata.fields
+    if "rid" not in fields:
+        return None
+    return Grant(
+        rid=fields["rid"].string_value,
+        account=fields["account"].string_value,
+        subscription=fields["subscription"].string_value,
+        key=fields["key"].string_value,
+        policy=fields["policy"].string_value,
+        held=_read_held(fields["held"].string_value) if "held" in fields else {},
+    )
+
+
+def _read_held(text: str) -> dict[str, int]:
+    pairs = (part.partition("=") for part in text.split(","))
+    return {meter: int(units) for meter, _, units in pairs}
+
+
+def denied(
+    call: Call, refusal: Refusal, status: int | None, public_url: str, rate_limit: tuple[str, str] | None
+) -> bytes:
+    """A refusal as an RFC 9457 problem. `status` overrides the code's own (a policy's `statusCodes`)."""
+    default_status, title = PROBLEMS[refusal.code]
+    http_status = status or default_status
+    assert 400 <= http_status <= 599, "a denial with another status lets the request through"
+    response = CheckResponse()
+    grpc_status = _grpc_status(refusal.code, http_status)
+    response.status.code = grpc_status
+    body = response.error_response if refusal.code == "metering_unavailable" else response.denied_response
+    body.status.code = http_status
+    body.body = _problem(call, refusal, http_status, title, public_url).decode()
+    _set(body.headers.add(), "content-type", "application/problem+json")
+    if http_status == 401:
+        challenge = 'Bearer realm="api"' + ("" if refusal.code == "missing_api_key" else ', error="invalid_token"')
+        _set(body.headers.add(), "www-authenticate", challenge)
+    if refusal.retry_after_s is not None:
+        _set(body.headers.add(), "retry-after", str(refusal.retry_after_s))
+    if rate_limit is not None:
+        _set(body.headers.add(), "RateLimit-Policy", rate_limit[0])
+        _set(body.headers.add(), "RateLimit", rate_limit[1])
+    if call.is_grpc:
+        # Without it a gRPC client reads a 429 as UNAVAILABLE, which it retries at once.
+        _set(body.headers.add(), "grpc-status", str(grpc_status))
+    return response.SerializeToString()
+
+
+def rate_limit_headers(terms: Terms, committed: list[int], rate_left: int | None, at_ms: int) -> tuple[str, str] | None:
+    """``RateLimit-Policy`` and ``RateLimit``; None if unlimited.
+
+    Structured fields (RFC 9651). Source: draft-ietf-httpapi-ratelimit-headers.
+    """
+    policy = _rate_limit_policy(terms)
+    if not policy:
+        return None
+    entries = []
+    tightest = _tightest(terms, committed)
+    if tightest is not None:
+        counter, left = tightest
+        entries.append(f'"quota";r={left}' + _seconds_until("t", counter.resets_at_ms, at_ms))
+    if terms.emission_us and rate_left is not None:
+        full_in_s = ceil((terms.tolerance_us - rate_left * terms.emission_us) / 1_000_000)
+        entries.append(f'"rate";r={max(rate_left, 0)};t={max(full_in_s, 0)}')
+    return policy, ", ".join(entries)
+
+
+def _rate_limit_policy(terms: Terms) -> str:
+    entries = []
+    limited = [counter for counter in terms.counters if counter.quota >= 0]
+    if limited:
+        counter = min(limited, key=lambda each: each.quota)
+        window = f";w={counter.period_ms // 1000}" if counter.period_ms < FOREVER_MS else ""
+        entries.append(f'"quota";q={counter.quota}{window}')
+    if terms.emission_us:
+        requests = terms.tolerance_us // terms.emission_us
+        entries.append(f'"rate";q={requests};w={max(ceil(terms.tolerance_us / 1_000_000), 1)}')
+    return ", ".join(entries)
+
+
+def _tightest(terms: Terms, committed: list[int]) -> tuple[Counter, int] | None:
+    limited = [(c, max(c.quota - used, 0)) for c, used in zip(terms.counters, committed, strict=False) if c.quota >= 0]
+    return min(limited, key=lambda each: each[1]) if limited else None
+
+
+def _seconds_until(name: str, instant_ms: int, at_ms: int) -> str:
+    return f";{name}={max(ceil((instant_ms - at_ms) / 1000), 0)}" if instant_ms < FOREVER_MS else ""
+
+
+def _problem(call: Call, refusal: Refusal, status: int, title: str, public_url: str) -> bytes:
+    resets_at_ms = refusal.resets_at_ms
+    document = {
+        "type": PROBLEM_BASE + refusal.code,
+        "title": title,
+        "status": status,
+        "detail": refusal.detail,
+        "instance": call.path,
+        "code": refusal.code,
+        "requestId": call.request_id,
+        "meter": refusal.meter,
+        "limit": refusal.limit,
+        "used": refusal.used,
+        "resetsAt": rfc3339(resets_at_ms) if resets_at_ms is not None and resets_at_ms < FOREVER_MS else None,
+        "upgradeUrl": f"{public_url}/pricing"
+        if public_url and refusal.code in ("quota_exceeded", "not_entitled")
+        else None,
+    }
+    return orjson.dumps({name: value for name, value in document.items() if value is not None})
+
+
+def rfc3339(instant_ms: int) -> str:
+    return datetime.fromtimestamp(instant_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _grpc_status(code: str, http_status: int) -> int:
+    if http_status == 401:
+        return _UNAUTHENTICATED
+    if code in ("quota_exceeded", "rate_limited"):
+        return _RESOURCE_EXHAUSTED
+    if http_status >= 500:
+        return _UNAVAILABLE if http_status == 503 else _INTERNAL
+    return _PERMISSION_DENIED
+
+
+def _set(option: HeaderValueOption, name: str, value: str) -> None:
+    option.header.CopyFrom(HeaderValue(key=name, value=value))
+    option.append_action = _OVERWRITE

@@ -1,0 +1,155 @@
+"""Authorization/Check: read, look up, admit, answer.
+
+Almost every request finds all it needs in memory and goes straight into this turn's batch, without a task of its own.
+One that does not (a new key, a changed account) waits for its lookups first.
+"""
+
+import asyncio
+from collections import Counter as Tally
+from collections.abc import Awaitable, Callable
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from farebox.v1.digest import digest
+from farebox_plugin.admission import Admission, Admitted, Decision, Refused, Ticket, unavailable
+from farebox_plugin.answer import allowed_prefix, allowed_suffix, denied, rate_limit_headers
+from farebox_plugin.call import read_call
+from farebox_plugin.directory import Directory
+from farebox_plugin.estimates import RecentUse
+from farebox_plugin.link import StoreFault
+from farebox_plugin.records import Call, Refusal, Unavailable
+from farebox_plugin.terms import Terms, units_to_hold
+from farebox_plugin.transport import INVALID_ARGUMENT, UnaryReply
+
+log = structlog.get_logger()
+
+LOOKUPS_MAX = 6
+
+
+class Authz:
+    """Answers Envoy's question about each request."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        admission: Admission,
+        recent: RecentUse,
+        load_account: Callable[[str], Awaitable[bytes]],
+        pepper: bytes,
+        public_url: str,
+    ) -> None:
+        self._directory = directory
+        self._admission = admission
+        self._recent = recent
+        self._load_account = load_account
+        self._pepper = pepper
+        self._public_url = public_url
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.counts: Tally[str] = Tally()
+
+    def check(self, message: bytes, reply: UnaryReply) -> None:
+        """One Check. Every path ends in exactly one answer; none of them allows by default."""
+        try:
+            call = read_call(message)
+        except (DecodeError, ValueError):
+            reply.fail(INVALID_ARGUMENT, "not a CheckRequest")
+            return
+        if call.api_key is None:
+            self._refuse(call, _credential_refusal(call), reply)
+            return
+        found = self._look(call, call.api_key)
+        if found is None:
+            task = asyncio.ensure_future(self._look_up(call, call.api_key, reply))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._proceed(call, found, reply)
+
+    def _look(self, call: Call, api_key: str) -> Terms | Refusal | None:
+        """What memory knows about this call; None: something has to be asked first."""
+        try:
+            policy = self._directory.find_policy(call.policy)
+        except LookupError:
+            return Refusal("policy_unknown", f"The route names the policy '{call.policy}', which does not exist.")
+        record = self._directory.find_key(digest(api_key, self._pepper))
+        if record is None or isinstance(record, Refusal):
+            return record
+        entry = self._directory.find_account(record.account_id)
+        if entry is None or policy is None:
+            return None
+        return self._directory.terms_of(entry, record.key_id, policy, call.admitted_at_ms)
+
+    async def _look_up(self, call: Call, api_key: str, reply: UnaryReply) -> None:
+        """Fetch what memory lacks, then go on as if it had been there."""
+        found: Terms | Refusal | None = None
+        try:
+            for _ in range(LOOKUPS_MAX):
+                await self._fetch_missing(call, digest(api_key, self._pepper))
+                found = self._look(call, api_key)
+                if found is not None:
+                    break
+        except Unavailable as fault:
+            self.counts["lookup_unavailable"] += 1
+            log.debug("lookup_unavailable", reason=str(fault))
+        except StoreFault as fault:
+            log.error("lookup_refused", reason=str(fault))
+        except Exception:
+            log.exception("lookup_failed")
+        self._proceed(call, found or unavailable(), reply)
+
+    async def _fetch_missing(self, call: Call, key_digest: str) -> None:
+        directory = self._directory
+        try:
+            if directory.find_policy(call.policy) is None:
+                await directory.load_policies()
+        except LookupError:
+            return
+        record = directory.find_key(key_digest)
+        if record is None:
+            await directory.load_key(key_digest)
+            record = directory.find_key(key_digest)
+        if record is None or isinstance(record, Refusal) or directory.find_account(record.account_id) is not None:
+            return
+        if await directory.load_account(record.account_id) is None:
+            directory.put_account(await self._load_account(record.account_id))
+
+    def _proceed(self, call: Call, found: Terms | Refusal, reply: UnaryReply) -> None:
+        if isinstance(found, Refusal):
+            self._refuse(call, found, reply)
+            return
+        terms = found
+
+        held = units_to_hold(terms, call.max_tokens, self._recent.of(terms.policy.key))
+
+        def decided(decision: Decision) -> None:
+            self._answer(call, decision, held, reply)
+
+        self._admission.submit(Ticket(call, terms, held, decided, lambda: reply.is_abandoned))
+
+    def _answer(self, call: Call, decision: Decision, held: dict[str, int], reply: UnaryReply) -> None:
+        if isinstance(decision, Refused):
+            headers = None
+            if decision.terms is not None and decision.committed:
+                headers = rate_limit_headers(decision.terms, decision.committed, None, call.admitted_at_ms)
+            self._refuse(call, decision.refusal, reply, headers)
+            return
+        assert isinstance(decision, Admitted)
+        self.counts["allowed"] += 1
+        headers = rate_limit_headers(decision.terms, decision.committed, decision.rate_left, call.admitted_at_ms)
+        to_ext_proc = held if decision.terms.policy.settled_by_body else None
+        reply.send(
+            allowed_prefix(decision.terms) + allowed_suffix(call.rid, headers[1] if headers else None, to_ext_proc)
+        )
+
+    def _refuse(self, call: Call, refusal: Refusal, reply: UnaryReply, headers: tuple[str, str] | None = None) -> None:
+        self.counts[refusal.code] += 1
+        policy = self._directory.known_policy(call.policy)
+        status = policy.status_codes.get(refusal.code) if policy is not None else None
+        reply.send(denied(call, refusal, status, self._public_url, headers))
+
+
+def _credential_refusal(call: Call) -> Refusal:
+    if call.key_fault is not None:
+        return Refusal("invalid_api_key", call.key_fault)
+    return Refusal("missing_api_key", "Send an API key: 'Authorization: Bearer KEY' or 'x-api-key: KEY'.")

@@ -1,0 +1,62 @@
+"""Envoy's CheckRequest -> Call."""
+
+from farebox.v1 import digest
+from farebox.v1.envoy_authz_pb2 import CheckRequest
+from farebox_plugin.records import Call, make_rid
+
+REQUEST_NAMESPACE = "farebox.request"  # where Envoy's json_to_metadata puts what the request body says
+
+
+def read_call(message: bytes) -> Call:
+    """Parse one Check. Raises google.protobuf DecodeError on bytes that are no CheckRequest."""
+    attributes = CheckRequest.FromString(message).attributes
+    request = attributes.request
+    http = request.http
+    headers = http.headers
+    admitted_at_ms = request.time.seconds * 1000 + request.time.nanos // 1_000_000
+    api_key, fault = credential(headers.get("authorization"), headers.get("x-api-key"))
+    return Call(
+        rid=make_rid(admitted_at_ms, http.id),
+        admitted_at_ms=admitted_at_ms,
+        policy=attributes.context_extensions.get("farebox.policy") or "default",
+        api_key=api_key,
+        key_fault=fault,
+        path=http.path.partition("?")[0],
+        request_id=headers.get("x-request-id", ""),
+        is_grpc=headers.get("content-type", "").startswith("application/grpc"),
+        max_tokens=_max_tokens(attributes) if attributes.HasField("metadata_context") else None,
+    )
+
+
+def credential(authorization: str | None, x_api_key: str | None) -> tuple[str | None, str | None]:
+    """The API key of a request, or what is wrong with it: (key, None), (None, fault), or (None, None) if there is none.
+
+    Envoy joins repeated headers with a comma, and no key contains one: a comma means somebody sent several, and which
+    of them a proxy on the way looked at is anybody's guess.
+    """
+    bearer = None
+    if authorization is not None:
+        scheme, _, rest = authorization.partition(" ")
+        bearer = rest.strip()
+        if scheme.lower() != "bearer" or not bearer:
+            return None, "The Authorization header must be 'Bearer API_KEY'."
+    key = bearer if bearer is not None else x_api_key
+    if key is None or (bearer is None and not key.strip()):
+        return None, None
+    if bearer is not None and x_api_key is not None and bearer != x_api_key:
+        return None, "Authorization and x-api-key carry different keys."
+    if "," in key:
+        return None, "More than one API key was sent."
+    if not digest.is_well_formed(key):
+        return None, "The API key is not valid or was revoked."
+    return key, None
+
+
+def _max_tokens(attributes: object) -> int | None:
+    fields = attributes.metadata_context.filter_metadata[REQUEST_NAMESPACE].fields  # type: ignore[attr-defined]
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        if name in fields:
+            number = fields[name].number_value
+            if 0 < number <= 10**9 and number == int(number):
+                return int(number)
+    return None

@@ -1,0 +1,171 @@
+"""What the plugin knows: which key is whose, which account may do what, what a route costs.
+
+Everything here is a cache of what the portal published, read through the link and invalidated by the server when it
+changes. A cache cannot let anybody past a limit or a revocation: admission names the account's version, and the script
+refuses one that is not current. The time to live is a backstop for a lost invalidation, no more.
+
+A key that is not found is only *invalid* if the directory is complete for this very server (its generation stands in
+``fb:directory``). Otherwise the server has lost its memory and the portal has not republished yet: "unavailable".
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from farebox.v1 import entitlements_pb2, layout
+from farebox_plugin.link import Link
+from farebox_plugin.records import Refusal, Unavailable
+from farebox_plugin.terms import Account, Key, Policy, Quota, Subscription, Terms, terms
+
+TTL_S = 30.0
+ENTRIES_MAX = 200_000
+DEFAULT_POLICY = Policy(key="default", meters={"api_requests": 1})
+
+
+@dataclass(slots=True)
+class AccountEntry:
+    account: Account
+    expires_at: float
+    terms: dict[tuple[str, str], Terms] = field(default_factory=dict)
+
+
+class Directory:
+    """Caches over one link. Lookups are synchronous when they hit; `load_*` fetch what `find_*` did not have."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._keys: dict[str, tuple[float, entitlements_pb2.KeyRecord | None]] = {}
+        self._accounts: dict[str, AccountEntry] = {}
+        self._policies: dict[str, Policy] | None = None
+        self._policies_expire_at = 0.0
+        self._policies_last_known: dict[str, Policy] = {}
+
+    def invalidated(self, keys: list[bytes] | None) -> None:
+        """The server says these keys changed (None: all may have)."""
+        if keys is None:
+            self._keys.clear()
+            self._accounts.clear()
+            self._policies = None
+            return
+        for raw in keys:
+            key = raw.decode()
+            if key == layout.POLICIES:
+                self._policies = None
+                self._accounts.clear()  # the terms in them were made with the old policies
+            elif key.startswith("fb:key:"):
+                self._keys.pop(key.removeprefix("fb:key:"), None)
+            elif key.endswith(":e"):
+                self._accounts.pop(key[len("fb:{") : -len("}:e")], None)
+
+    def find_key(self, digest: str) -> entitlements_pb2.KeyRecord | Refusal | None:
+        """Whose key this is; a refusal if it is nobody's; None if that has to be asked (`load_key`)."""
+        entry = self._keys.get(digest)
+        if entry is None or entry[0] < asyncio.get_running_loop().time():
+            return None
+        return entry[1] or Refusal("invalid_api_key", "The API key is not valid or was revoked.")
+
+    async def load_key(self, digest: str) -> None:
+        """Raises Unavailable, also when the directory is not complete."""
+        record, directory = await self._link.ask("MGET", layout.api_key(digest), layout.DIRECTORY)
+        found = None
+        if record is not None:
+            found = entitlements_pb2.KeyRecord.FromString(record)
+        elif directory is None or directory.decode() != self._link.generation:
+            raise Unavailable("the key directory is being republished")
+        self._remember(self._keys, digest, (asyncio.get_running_loop().time() + TTL_S, found))
+
+    def find_policy(self, key: str) -> Policy | None:
+        """None: has to be asked (`load_policies`). An unknown name raises LookupError: the route is misconfigured."""
+        if self._policies is None or self._policies_expire_at < asyncio.get_running_loop().time():
+            return None
+        policy = self._policies.get(key)
+        if policy is None:
+            raise LookupError(key)
+        return policy
+
+    def known_policy(self, key: str) -> Policy | None:
+        """The policy as it was last seen, however long ago: for settling what was admitted under it."""
+        return self._policies_last_known.get(key)
+
+    async def load_policies(self) -> None:
+        """Raises Unavailable, also when the server has lost them and the portal has not published them again."""
+        raw, directory = await self._link.ask("MGET", layout.POLICIES, layout.DIRECTORY)
+        if raw is None and (directory is None or directory.decode() != self._link.generation):
+            raise Unavailable("the policies are being republished")
+        message = entitlements_pb2.Policies.FromString(raw or b"")
+        self._policies = {"default": DEFAULT_POLICY} | {policy.key: read_policy(policy) for policy in message.policies}
+        # A policy that is gone settles what it let in.
+        self._policies_last_known |= self._policies
+        self._policies_expire_at = asyncio.get_running_loop().time() + TTL_S
+
+    def find_account(self, account_id: str) -> AccountEntry | None:
+        entry = self._accounts.get(account_id)
+        return entry if entry is not None and entry.expires_at >= asyncio.get_running_loop().time() else None
+
+    async def load_account(self, account_id: str) -> AccountEntry | None:
+        """Read it from Valkey; None if it is not there (the keeper can rebuild it)."""
+        raw = await self._link.ask("GET", layout.account(account_id))
+        return None if raw is None else self.put_account(raw)
+
+    def put_account(self, raw: bytes) -> AccountEntry:
+        account = read_account(entitlements_pb2.Account.FromString(raw))
+        entry = AccountEntry(account, asyncio.get_running_loop().time() + TTL_S)
+        self._remember(self._accounts, account.id, entry)
+        return entry
+
+    def forget_account(self, account_id: str) -> None:
+        self._accounts.pop(account_id, None)
+
+    def terms_of(self, entry: AccountEntry, key_id: str, policy: Policy, at_ms: int) -> Terms | Refusal:
+        """The terms of a call, made once for each key and policy until something about them changes."""
+        made = entry.terms.get((key_id, policy.key))
+        if made is not None and made.holds_at(at_ms):
+            return made
+        fresh = terms(entry.account, key_id, policy, at_ms)
+        if isinstance(fresh, Terms):
+            entry.terms[(key_id, policy.key)] = fresh
+        return fresh
+
+    @staticmethod
+    def _remember(cache: dict[str, Any], key: str, value: Any) -> None:
+        if len(cache) >= ENTRIES_MAX and key not in cache:
+            cache.pop(next(iter(cache)))
+        cache[key] = value
+
+
+def read_account(message: entitlements_pb2.Account) -> Account:
+    """The message as records; subscriptions and keys by id."""
+    return Account(
+        id=message.id,
+        customer_key=message.customer_key,
+        version=message.version,
+        subscriptions={subscription.id: _read_subscription(subscription) for subscription in message.subscriptions},
+        keys={key.id: Key(key.id, key.subscription_id, key.expires_at_ms) for key in message.keys},
+    )
+
+
+def _read_subscription(message: entitlements_pb2.Subscription) -> Subscription:
+    return Subscription(
+        id=message.id,
+        plan_key=message.plan_key,
+        access=tuple((step.from_ms, step.refusal) for step in message.access),
+        rate=(message.rate_limit.requests, message.rate_limit.per_ms) if message.rate_limit.requests else None,
+        quotas=tuple(Quota(q.id, q.meter, q.limit, q.hard, tuple(q.resets_ms)) for q in message.quotas),
+        features=frozenset(message.features),
+    )
+
+
+def read_policy(message: entitlements_pb2.Policy) -> Policy:
+    return Policy(
+        key=message.key,
+        meters={
+            rule.meter: rule.fixed if rule.WhichOneof("quantity") == "fixed" else rule.expression
+            for rule in message.meters
+        },
+        required=tuple(message.required_entitlements),
+        billable=tuple((status.first, status.last) for status in message.meter_on_status),
+        reserve=dict(message.reserve),
+        dimensions=dict(message.dimensions),
+        allow_on_store_failure=message.allow_on_store_failure,
+        status_codes=dict(message.status_codes),
+    )

@@ -1,0 +1,230 @@
+"""What all spools of this host say together: which requests are open, and which usage the ledger does not have yet.
+
+One request may appear in several spools: Envoy asks worker 0, which dies; asks worker 1, which lets it in; and worker
+0's successor settles it. And spools are read one after the other, so a request's end may be read before its beginning.
+So every spool has its own *claim* on an open request, and ends are remembered for a while.
+
+`Index` is fed by `catch_up` and does not wait for anything: a rebuild calls it in the same breath as it computes.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from farebox.v1.usage_pb2 import UsageEvent
+from farebox_plugin.records import Grant
+from farebox_plugin.spool import ALLOWED, CLOSED, INTENT, SETTLED, VOID, Frame, Record, SpoolReader, segments
+
+# How long an end is remembered for a beginning that is read later. Both are on disk within one request's admission.
+END_REMEMBERED_S = 15.0
+
+
+@dataclass(slots=True)
+class OpenRequest:
+    """Asked for, and not yet over."""
+
+    grant: Grant
+    hold: str
+    seen_at: float
+    claims: dict[str, bool] = field(default_factory=dict)  # spool -> whether its worker let the request in
+
+    @property
+    def is_allowed(self) -> bool:
+        return any(self.claims.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that is over; with what it used, should Valkey have to be told again."""
+
+    at: float
+    quantities: dict[str, int]
+
+
+class Index:
+    """Positions, open requests and unshipped usage of all spools in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._readers: dict[str, SpoolReader] = {}
+        self._from: dict[str, int] = {}  # below this position only unshipped usage is news (after a restart)
+        self._shipped: dict[str, int] = {}
+        self._open: dict[str, dict[str, OpenRequest]] = {}
+        self._ended: dict[tuple[str, str], Ended] = {}
+        self._frames: dict[str, deque[tuple[int, list[bytes]]]] = {}
+        self._unshipped: dict[str, dict[str, deque[tuple[int, UsageEvent]]]] = {}  # account -> spool -> (end, event)
+
+    @property
+    def open_count(self) -> int:
+        return sum(len(requests) for requests in self._open.values())
+
+    @property
+    def unshipped_count(self) -> int:
+        return sum(len(events) for frames in self._frames.values() for _, events in frames)
+
+    @property
+    def spools(self) -> list[str]:
+        return list(self._readers)
+
+    def position(self, spool: str) -> int:
+        """How far this spool has been read."""
+        return self._readers[spool].position
+
+    def shipped_to(self, spool: str) -> int:
+        return self._shipped.get(spool, 0)
+
+    def open_requests(self) -> Iterator[OpenRequest]:
+        for requests in list(self._open.values()):
+            yield from list(requests.values())
+
+    def open_of(self, account: str) -> list[OpenRequest]:
+        return list(self._open.get(account, {}).values())
+
+    def ended_since(self, at: float) -> list[tuple[str, str, dict[str, int]]]:
+        """(rid, account, quantities) of the requests whose end was read since."""
+        return [(rid, account, ended.quantities) for (account, rid), ended in self._ended.items() if ended.at >= at]
+
+    def unshipped_of(self, account: str, cursors: dict[str, int]) -> list[UsageEvent]:
+        """The account's usage behind the ledger's cursors (a spool that is missing there is at 0)."""
+        return [
+            event
+            for spool, events in self._unshipped.get(account, {}).items()
+            for end, event in events
+            if end > cursors.get(spool, 0)
+        ]
+
+    def catch_up(self, at: float) -> None:
+        """Read everything that stands in the spools at this moment. Raises SpoolDamaged."""
+        for spool, parts in segments(self._directory).items():
+            reader = self._readers.get(spool)
+            if reader is None:
+                start = max(parts[0][0], min(self._shipped.get(spool, 0), self._from.get(spool, 0)))
+                reader = self._readers[spool] = SpoolReader(self._directory, spool, start)
+            while frames := reader.read():
+                for frame in frames:
+                    self._take(spool, frame, at)
+
+    def next_batch(self, spool: str, events_max: int) -> tuple[int, list[bytes]] | None:
+        """A spool's oldest unshipped usage, in whole frames: (position behind it, events); None: all is shipped."""
+        frames = self._frames.get(spool)
+        if not frames:
+            return None
+        end = 0
+        batch: list[bytes] = []
+        for frame_end, events in frames:
+            if batch and len(batch) + len(events) > events_max:
+                break
+            end = frame_end
+            batch += events
+        return end, batch
+
+    def shipped(self, spool: str, end: int) -> None:
+        """The ledger has this spool up to `end`."""
+        self._shipped[spool] = max(self._shipped.get(spool, 0), end)
+        frames = self._frames.get(spool)
+        while frames and frames[0][0] <= end:
+            for raw in frames.popleft()[1]:
+                self._forget_unshipped(UsageEvent.FromString(raw).account_id, spool, end)
+
+    def forget_ends(self, before: float) -> None:
+        """Forget ends that were read before this time. Ends are in the order of their reading."""
+        while self._ended:
+            key, ended = next(iter(self._ended.items()))
+            if ended.at >= before:
+                return
+            del self._ended[key]
+
+    def forget_spool(self, spool: str) -> None:
+        """Its files are gone."""
+        self._readers.pop(spool, None)
+        self._frames.pop(spool, None)
+        self._from.pop(spool, None)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """All of this but the unshipped usage, which stands in the spools behind `shipped`; as JSON."""
+        return {
+            "positions": {spool: reader.position for spool, reader in self._readers.items()},
+            "shipped": self._shipped,
+            "open": [
+                [each.grant.rid, each.grant.account, each.grant.subscription, each.grant.key, each.grant.policy,
+                 each.hold, each.claims]
+                for each in self.open_requests()
+            ],
+            "ended": [[account, rid, ended.quantities] for (account, rid), ended in self._ended.items()],
+        }  # fmt: skip
+
+    def restore(self, document: dict[str, Any], at: float) -> None:
+        """Go on from a checkpoint. Before the first `catch_up`."""
+        self._from = dict(document["positions"])
+        self._shipped = dict(document["shipped"])
+        for *identity, hold, claims in document["open"]:
+            grant = Grant(*identity)
+            self._open.setdefault(grant.account, {})[grant.rid] = OpenRequest(grant, hold, at, dict(claims))
+        for account, rid, quantities in document["ended"]:
+            self._ended[(account, rid)] = Ended(at, quantities)
+
+    def _take(self, spool: str, frame: Frame, at: float) -> None:
+        is_known = frame.end <= self._from.get(spool, 0)
+        events = []
+        for record in frame.records:
+            if record.kind == SETTLED:
+                event = UsageEvent.FromString(record.body)
+                identity = (event.account_id, event.rid)
+                if frame.end > self._shipped.get(spool, 0):
+                    events.append(record.body)
+                    # Settled by two feeds at once: both are shipped, the ledger keeps one, and one counts here.
+                    if identity not in self._ended:
+                        by_spool = self._unshipped.setdefault(event.account_id, {})
+                        by_spool.setdefault(spool, deque()).append((frame.end, event))
+                if not is_known and identity not in self._ended:
+                    self._end(*identity, {meter.meter: meter.quantity for meter in event.meters}, at)
+            elif not is_known:
+                self._apply(spool, record, at)
+        if events:
+            self._frames.setdefault(spool, deque()).append((frame.end, events))
+
+    def _apply(self, spool: str, record: Record, at: float) -> None:
+        fields = record.fields()
+        rid, account = fields[0], fields[1]
+        if (account, rid) in self._ended:
+            return
+        requests = self._open.setdefault(account, {})
+        if record.kind == INTENT:
+            found = requests.get(rid)
+            if found is None:
+                requests[rid] = found = OpenRequest(Grant(rid, account, fields[2], fields[3], fields[4]), fields[5], at)
+            elif not found.is_allowed:
+                found.hold = fields[5]
+            found.claims.setdefault(spool, False)
+        elif record.kind == ALLOWED:
+            if rid in requests:
+                requests[rid].claims[spool] = True
+        elif record.kind == CLOSED:
+            if rid in requests:
+                requests[rid].claims.pop(spool, None)
+                if not requests[rid].claims:
+                    self._end(account, rid, {}, at)
+        elif record.kind == VOID:
+            self._end(account, rid, {}, at)
+
+    def _end(self, account: str, rid: str, quantities: dict[str, int], at: float) -> None:
+        requests = self._open.get(account)
+        if requests is not None:
+            requests.pop(rid, None)
+            if not requests:
+                del self._open[account]
+        self._ended[(account, rid)] = Ended(at, quantities)
+
+    def _forget_unshipped(self, account: str, spool: str, end: int) -> None:
+        by_spool = self._unshipped.get(account)
+        if by_spool is None or spool not in by_spool:
+            return
+        events = by_spool[spool]
+        while events and events[0][0] <= end:
+            events.popleft()
+        if not events:
+            del by_spool[spool]
+            if not by_spool:
+                del self._unshipped[account]

@@ -1,0 +1,43 @@
+"""The two things the keeper asks of the portal."""
+
+import httpx2
+
+from farebox.v1.entitlements_pb2 import Account
+from farebox.v1.usage_pb2 import AccountState, Receipt, UsageBatch
+from farebox_plugin.records import Unavailable
+
+TIMEOUT_S = 10.0
+
+
+class Portal:
+    """The portal's internal endpoints, with the plugin's token."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._client = httpx2.AsyncClient(
+            base_url=url, timeout=TIMEOUT_S, trust_env=False, headers={"authorization": f"Bearer {token}"}
+        )
+
+    async def store_usage(self, batch: UsageBatch) -> Receipt:
+        """Deliver a piece of a spool. Raises Unavailable; delivering it again is harmless."""
+        headers = {"content-type": "application/x-protobuf"}
+        body = await self._ask("POST", "/internal/v1/usage", content=batch.SerializeToString(), headers=headers)
+        return Receipt.FromString(body)
+
+    async def account_state(self, account: str) -> tuple[Account, AccountState]:
+        """What the ledger knows of an account, in one consistent view. Raises Unavailable."""
+        state = AccountState.FromString(await self._ask("GET", f"/internal/v1/accounts/{account}/state"))
+        return Account.FromString(state.account), state
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _ask(self, method: str, path: str, **arguments: object) -> bytes:
+        try:
+            response = await self._client.request(method, path, **arguments)  # type: ignore[arg-type]
+        except httpx2.HTTPError as fault:
+            raise Unavailable(f"the portal does not answer: {type(fault).__name__}") from fault
+        if response.status_code in (401, 403):
+            raise Unavailable("the portal refuses the plugin's token: is FAREBOX_PLUGIN_TOKEN the same on both sides?")
+        if response.status_code != 200:
+            raise Unavailable(f"the portal answers {response.status_code} to {method} {path.rpartition('/')[0]}")
+        return response.content

@@ -1,0 +1,133 @@
+"""Ledger + spools -> an account's admission state in Valkey.
+
+    claim a token -> the ledger's view (sums and cursors, one transaction) -> the spools up to this moment -> LOAD
+
+The order matters. What was settled after the ledger's view stands behind its cursors in a spool, and the spools are
+read after the view: nothing falls between, and nothing counts twice. LOAD is refused if somebody else loaded meanwhile,
+or if the server is another one than the one the token was claimed on.
+"""
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+
+import structlog
+
+from farebox.v1 import layout
+from farebox.v1.entitlements_pb2 import Account
+from farebox.v1.usage_pb2 import AccountState, UsageEvent
+from farebox_plugin.directory import read_account
+from farebox_plugin.keeper.index import Index, OpenRequest
+from farebox_plugin.keeper.portal import Portal
+from farebox_plugin.link import Link, StoreFault
+from farebox_plugin.records import Unavailable
+from farebox_plugin.scripts import BEGIN, LOAD
+from farebox_plugin.terms import Subscription, counter_at, held_units
+
+log = structlog.get_logger()
+
+TOKEN_TTL_MS = 10_000
+ATTEMPTS_MAX = 20
+WAIT_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionState:
+    """What LOAD puts into place."""
+
+    counters: dict[str, int]  # field -> units committed
+    holds: dict[str, str]  # rid -> hold
+
+
+def admission_state(
+    account: Account, state: AccountState, unshipped: list[UsageEvent], open_requests: list[OpenRequest]
+) -> AdmissionState:
+    """Committed units = ledger + what the ledger does not have yet + what is held by open requests. Pure.
+
+    An intent without an outcome is held too, as a suspect: it may have been let in by a worker that died. If its
+    admission comes (again), the script releases the suspect and decides anew.
+    """
+    counters: dict[str, int] = {}
+    for counter in state.counters:
+        field = layout.counter_field(counter.subscription_id, counter.quota_id, counter.period_start_ms)
+        counters[field] = counters.get(field, 0) + counter.used
+    subscriptions = read_account(account).subscriptions
+    for event in unshipped:
+        for field, units in _on_counters(subscriptions.get(event.subscription_id), event):
+            counters[field] = counters.get(field, 0) + units
+    holds: dict[str, str] = {}
+    for request in open_requests:
+        holds[request.grant.rid] = request.hold if request.is_allowed else "?" + request.hold
+        for field, (_, units) in held_units(request.hold).items():
+            counters[field] = counters.get(field, 0) + units
+    return AdmissionState(counters, holds)
+
+
+def _on_counters(subscription: Subscription | None, event: UsageEvent) -> list[tuple[str, int]]:
+    if subscription is None:
+        return []
+    used = {meter.meter: meter.quantity for meter in event.meters}
+    return [
+        (counter_at(subscription, quota, event.admitted_at_ms).field, used[quota.meter])
+        for quota in subscription.quotas
+        if quota.meter in used
+    ]
+
+
+class Rebuilder:
+    """Rebuilds accounts, each once at a time."""
+
+    def __init__(self, link: Link, index: Index, portal: Portal, host: str) -> None:
+        self._link = link
+        self._index = index
+        self._portal = portal
+        self._host = host
+        self._running: dict[str, asyncio.Task[bytes]] = {}
+        self.rebuilt_count = 0
+
+    async def load(self, account: str) -> bytes:
+        """Make sure that this server holds the account's state; the serialized ``Account``. Raises Unavailable."""
+        task = self._running.get(account)
+        if task is None:
+            task = asyncio.ensure_future(self._load(account))
+            self._running[account] = task
+            task.add_done_callback(lambda _: self._running.pop(account, None))
+        return await asyncio.shield(task)
+
+    async def _load(self, account: str) -> bytes:
+        token = f"{self._host}/{secrets.token_hex(8)}"
+        try:
+            for _ in range(ATTEMPTS_MAX):
+                generation = self._link.generation
+                claimed = await self._link.ask_script(
+                    BEGIN, [layout.rebuild_token(account)], [token, f"{self._host}/", TOKEN_TTL_MS]
+                )
+                if claimed != 1:
+                    await asyncio.sleep(WAIT_S)
+                    continue
+                message, state = await self._portal.account_state(account)
+                self._index.catch_up(asyncio.get_running_loop().time())
+                unshipped = self._index.unshipped_of(account, dict(state.cursors))
+                rebuilt = admission_state(message, state, unshipped, self._index.open_of(account))
+                if await self._put(account, generation, token, message.version, state.account, rebuilt) >= 0:
+                    return state.account
+        except StoreFault as fault:
+            log.error("rebuild_refused", account=account, reason=str(fault))
+            raise Unavailable(str(fault)) from fault
+        raise Unavailable("somebody else keeps rebuilding this account")
+
+    async def _put(
+        self, account: str, generation: str, token: str, version: int, document: bytes, state: AdmissionState
+    ) -> int:
+        keys = [layout.counters(account), layout.holds(account), layout.rebuild_token(account), layout.account(account)]
+        arguments: list[bytes | str | int] = [generation, token, version, document, len(state.counters)]
+        for field, units in state.counters.items():
+            arguments += (field, units)
+        arguments.append(len(state.holds))
+        for rid, hold in state.holds.items():
+            arguments += (rid, hold)
+        loaded: int = await self._link.ask_script(LOAD, keys, arguments)
+        if loaded == 1:
+            self.rebuilt_count += 1
+            log.info("account_rebuilt", account=account, open=len(state.holds), counters=len(state.counters))
+        return loaded

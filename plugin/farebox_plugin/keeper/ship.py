@@ -1,0 +1,53 @@
+"""Spool -> ledger: at least once from here, counted once there."""
+
+import asyncio
+from collections import Counter as Tally
+
+import structlog
+
+from farebox.v1.usage_pb2 import UsageBatch
+from farebox_plugin.keeper.index import Index
+from farebox_plugin.keeper.portal import Portal
+from farebox_plugin.records import Unavailable
+
+log = structlog.get_logger()
+
+INTERVAL_S = 0.1
+RETRY_S = 1.0
+EVENTS_MAX = 2000
+
+
+class Shipper:
+    """Delivers what the index holds unshipped, oldest first, one batch of one spool at a time."""
+
+    def __init__(self, index: Index, portal: Portal) -> None:
+        self._index = index
+        self._portal = portal
+        self._is_failing = False
+        self.counts: Tally[str] = Tally()
+
+    async def run(self) -> None:
+        while True:
+            self._index.catch_up(asyncio.get_running_loop().time())
+            delivered = await self.ship_all()
+            await asyncio.sleep(INTERVAL_S if delivered else RETRY_S)
+
+    async def ship_all(self) -> bool:
+        """Deliver everything that has been read. False: the portal does not take it now, and it stays in the spool."""
+        try:
+            for spool in self._index.spools:
+                while (batch := self._index.next_batch(spool, EVENTS_MAX)) is not None:
+                    end, events = batch
+                    receipt = await self._portal.store_usage(UsageBatch(spool=spool, end=end, events=events))
+                    self._index.shipped(spool, receipt.end)
+                    self.counts["shipped"] += len(events)
+                    self.counts["quarantined"] += receipt.quarantined
+        except Unavailable as fault:
+            if not self._is_failing:
+                log.warning("usage_waits_in_spool", reason=str(fault), events=self._index.unshipped_count)
+            self._is_failing = True
+            return False
+        if self._is_failing:
+            log.info("usage_delivered_again")
+        self._is_failing = False
+        return True

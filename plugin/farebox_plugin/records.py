@@ -1,0 +1,72 @@
+"""The few frozen shapes that every file here speaks in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What Envoy asked about, reduced to what deciding needs."""
+
+    rid: str  # made from Envoy's stream identity: the same for a retried Check, never taken from a client header
+    admitted_at_ms: int  # when the request's first byte reached Envoy; decides its billing period
+    policy: str
+    api_key: str | None
+    key_fault: str | None  # why the credential cannot even be looked up, in words for its owner
+    path: str
+    request_id: str
+    is_grpc: bool
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A normal answer that is not yes. `code` is a problem code of the public surface."""
+
+    code: str
+    detail: str
+    meter: str | None = None
+    limit: int | None = None
+    used: int | None = None
+    resets_at_ms: int | None = None
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Who was let through, and under which policy: everything that settling needs, carried in Envoy's metadata."""
+
+    rid: str
+    account: str
+    subscription: str
+    key: str
+    policy: str
+    held: Mapping[str, int] = field(default_factory=dict)  # meter -> units held; only where the body is metered
+
+    @property
+    def admitted_at_ms(self) -> int:
+        return rid_time_ms(self.rid)
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What one admitted request used. No quantities: void, the hold is given back and nothing is billed."""
+
+    grant: Grant
+    status: int
+    quantities: Mapping[str, int]
+    flags: tuple[str, ...] = ()
+    dimensions: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_rid(admitted_at_ms: int, stream_id: str) -> str:
+    """Time first, so that ledger rows arrive almost sorted; Envoy's 64-bit stream id makes it unique."""
+    return f"{admitted_at_ms:x}-{stream_id}"
+
+
+def rid_time_ms(rid: str) -> int:
+    return int(rid.partition("-")[0], 16)
+
+
+class Unavailable(Exception):
+    """The store cannot answer now: it is down, slow, loading, read-only or full. Never a reason to deny or to allow."""

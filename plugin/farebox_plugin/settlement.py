@@ -1,0 +1,200 @@
+"""The way back: what a request really used -> the spool (billable from that moment) -> the hold in Valkey.
+
+The spool first, synchronously, so that no await stands between knowing and keeping. SETTLE then turns the hold into the
+truth; it applies only to an open hold, so it is repeated without harm until the server has acknowledged it. If this
+process dies before, the spool has the truth and the keeper repeats it.
+"""
+
+import asyncio
+from collections import Counter as Tally
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from farebox.v1 import layout, usage_pb2
+from farebox_plugin.estimates import RecentUse
+from farebox_plugin.link import Link, Reply
+from farebox_plugin.records import Settlement, Unavailable
+from farebox_plugin.scripts import SETTLE
+from farebox_plugin.spool import VOID, SpoolWriter, record, settled_record
+
+log = structlog.get_logger()
+
+BATCH_MAX = 256
+RETRY_S = 0.2
+REPLY_TIMEOUT_S = 2.0
+# Longer than any admission can be late (admission.LATE_AFTER_MS) together with the answer to it.
+TOMBSTONE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One SETTLE on its way: quantities by meter, nothing = give the hold back."""
+
+    rid: str
+    account: str
+    owner: str = ""
+    quantities: dict[str, int] = field(default_factory=dict)
+
+
+class Settlements:
+    """Settles for one worker. Everything it is told reaches the spool before it returns."""
+
+    def __init__(
+        self,
+        link: Link,
+        spool: SpoolWriter,
+        recent: RecentUse,
+        load_account: Callable[[str], Awaitable[bytes]],
+        owner: str,
+    ) -> None:
+        self._link = link
+        self._spool = spool
+        self._recent = recent
+        self._load_account = load_account
+        self._owner = owner
+        self._waiting: deque[_Item] = deque()
+        self._in_flight = 0
+        self._tombstones: deque[tuple[float, list[_Item]]] = deque()
+        self._is_sweeping = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.counts: Tally[str] = Tally()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._waiting and not self._in_flight and not self._tasks
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Keep the truth about these requests, then release their holds in the background.
+
+        Raises SpoolFull when the disk does not take it: the caller keeps it and tries again.
+        """
+        records, items = [], []
+        for settlement in settlements:
+            grant = settlement.grant
+            used = {meter: quantity for meter, quantity in settlement.quantities.items() if quantity}
+            if used:
+                records.append(settled_record(event_of(settlement, used).SerializeToString()))
+            else:
+                records.append(record(VOID, grant.rid, grant.account))
+            items.append(_Item(grant.rid, grant.account, quantities=used))
+        if not records:
+            return
+        self._spool.append(records)
+        for settlement in settlements:
+            for meter, quantity in settlement.quantities.items():
+                self._recent.learn(settlement.grant.policy, meter, quantity)
+            self.counts["void" if not settlement.quantities else "settled"] += 1
+            for flag in settlement.flags:
+                self.counts[flag] += 1
+        self._enqueue(items)
+
+    def take_back(self, rid: str, account: str) -> None:
+        """Give back what an admission of this worker may have held; the spool knows already that it was given up."""
+        self._enqueue([_Item(rid, account, owner=self._owner)])
+
+    def repeat(self, events: Sequence[tuple[str, str, dict[str, int]]]) -> None:
+        """Settle (rid, account, quantities) that the spool has already: a worker died before it could tell Valkey."""
+        self._enqueue([_Item(rid, account, quantities=quantities) for rid, account, quantities in events])
+
+    def _enqueue(self, items: list[_Item]) -> None:
+        if not items:
+            return
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.extend(items)
+
+    def _flush(self) -> None:
+        while self._waiting:
+            if not self._link.is_up:
+                asyncio.get_running_loop().call_later(RETRY_S, self._flush)
+                return
+            self._send([self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))])
+
+    def _send(self, batch: list[_Item]) -> None:
+        keys: list[str] = []
+        arguments: list[bytes | str | int] = [self._link.generation]
+        for item in batch:
+            keys += (layout.counters(item.account), layout.holds(item.account))
+            arguments += (item.rid, item.owner, len(item.quantities))
+            for meter, quantity in item.quantities.items():
+                arguments += (meter, quantity)
+        self._in_flight += 1
+        is_over = False
+
+        def finished(reply: Reply | Exception) -> None:
+            nonlocal is_over
+            if is_over:
+                return
+            is_over = True
+            timer.cancel()
+            self._in_flight -= 1
+            self._replied(batch, reply)
+
+        timer = asyncio.get_running_loop().call_later(REPLY_TIMEOUT_S, lambda: finished(Unavailable("timeout")))
+        self._link.run(SETTLE, keys, arguments, finished)
+
+    def _replied(self, batch: list[_Item], reply: Reply | Exception) -> None:
+        if isinstance(reply, Exception):
+            if not isinstance(reply, Unavailable):
+                log.error("settle_script_refused", reason=str(reply))
+            self._again(batch)
+            return
+        done: list[_Item] = []
+        unloaded: dict[str, list[_Item]] = {}
+        for item, result in zip(batch, reply, strict=True):
+            if result == -4:
+                unloaded.setdefault(item.account, []).append(item)
+            elif result != 2:
+                done.append(item)
+        if done:
+            self._tombstones.append((asyncio.get_running_loop().time() + TOMBSTONE_S, done))
+            if not self._is_sweeping:
+                self._is_sweeping = True
+                asyncio.get_running_loop().call_later(TOMBSTONE_S, self._sweep_tombstones)
+        for account, items in unloaded.items():
+            task = asyncio.ensure_future(self._load_then_again(account, items))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _load_then_again(self, account: str, items: list[_Item]) -> None:
+        # The rebuild knows these settlements from the spool. It may have read the spool a moment before they were in
+        # it, though, and then holds them open: so they are settled again, which is nothing where it was not needed.
+        try:
+            await self._load_account(account)
+        except Unavailable:
+            await asyncio.sleep(RETRY_S)
+        self._enqueue(items)
+
+    def _again(self, batch: list[_Item]) -> None:
+        asyncio.get_running_loop().call_later(RETRY_S, self._enqueue, batch)
+
+    def _sweep_tombstones(self) -> None:
+        now = asyncio.get_running_loop().time()
+        by_account: dict[str, list[str]] = {}
+        while self._tombstones and self._tombstones[0][0] <= now:
+            for item in self._tombstones.popleft()[1]:
+                by_account.setdefault(item.account, []).append(item.rid)
+        for account, rids in by_account.items():
+            self._link.call(("HDEL", layout.holds(account), *rids), lambda reply: None)
+        self._is_sweeping = bool(self._tombstones)
+        if self._is_sweeping:
+            asyncio.get_running_loop().call_later(max(self._tombstones[0][0] - now, 0.05), self._sweep_tombstones)
+
+
+def event_of(settlement: Settlement, used: dict[str, int]) -> usage_pb2.UsageEvent:
+    grant = settlement.grant
+    return usage_pb2.UsageEvent(
+        rid=grant.rid,
+        account_id=grant.account,
+        subscription_id=grant.subscription,
+        key_id=grant.key,
+        policy=grant.policy,
+        admitted_at_ms=grant.admitted_at_ms,
+        status=settlement.status,
+        meters=[usage_pb2.MeterQuantity(meter=meter, quantity=quantity) for meter, quantity in used.items()],
+        dimensions=dict(settlement.dimensions),
+        flags=settlement.flags,
+    )

@@ -1,0 +1,224 @@
+"""The spool: an append-only file per worker, the truth of what happened until the ledger has it.
+
+    frame    u32 length · u32 CRC-32 of the payload · payload           (little-endian)
+    payload  records: u8 kind · u32 length · body                       (all records of one loop turn)
+
+    I  intent    rid account subscription key policy hold   about to ask for admission
+    A  allowed   rid account                                was let through (written before Envoy is answered)
+    C  closed    rid account                                refused, or this worker gave up on admitting it
+    V  void      rid account                                answered, but nothing is owed (a status that is not billed)
+    S  settled   a serialized UsageEvent                    what it used; billable from here on
+
+Everything that one turn of the event loop has to say goes into one frame and one ``write(2)``: a process that is killed
+afterwards has lost nothing, because the page cache is the kernel's. ``fdatasync`` follows from a thread within 10 ms
+and bounds what a power cut can take.
+
+A torn frame can only be the last one of a file whose writer died in the middle of a write; the reader stops before it.
+A broken frame anywhere else is damage, and reading stops with an error rather than skipping usage.
+
+Positions are absolute byte offsets over the whole life of a spool. A segment's name carries the position of its first
+byte, so ``position - base`` finds any byte, and segments that are shipped and checkpointed can be deleted by name.
+"""
+
+import asyncio
+import errno
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SEGMENT_BYTES = 64 * 1024 * 1024
+SYNC_INTERVAL_S = 0.01
+_FRAME = struct.Struct("<II")
+_RECORD = struct.Struct("<cI")
+
+INTENT, ALLOWED, CLOSED, VOID, SETTLED = b"I", b"A", b"C", b"V", b"S"
+_SEPARATOR = "\0"
+
+
+class SpoolDamaged(Exception):
+    """A frame that is not the last of its spool fails its checksum."""
+
+
+class SpoolFull(Exception):
+    """The disk does not take the record: nothing billable may be let through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    kind: bytes
+    body: bytes
+
+    def fields(self) -> list[str]:
+        """The parts of an I, A, C or V record."""
+        return self.body.decode().split(_SEPARATOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What one turn of the writer's loop had to say. `end` is the position behind it; cursors stand only there."""
+
+    end: int
+    records: list[Record]
+
+
+def record(kind: bytes, *fields: str) -> bytes:
+    body = _SEPARATOR.join(fields).encode()
+    return _RECORD.pack(kind, len(body)) + body
+
+
+def settled_record(event: bytes) -> bytes:
+    return _RECORD.pack(SETTLED, len(event)) + event
+
+
+def parse_records(payload: bytes) -> Iterator[Record]:
+    position, end = 0, len(payload)
+    while position < end:
+        kind, length = _RECORD.unpack_from(payload, position)
+        position += _RECORD.size
+        yield Record(kind, payload[position : position + length])
+        position += length
+
+
+def segment_name(spool: str, base: int) -> str:
+    return f"{spool}.{base:020d}.seg"
+
+
+def segments(directory: Path) -> dict[str, list[tuple[int, Path]]]:
+    """All spools in a directory: name -> [(base position, file)], ascending."""
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for path in directory.glob("*.seg"):
+        spool, base, _ = path.name.rsplit(".", 2)
+        found.setdefault(spool, []).append((int(base), path))
+    for parts in found.values():
+        parts.sort()
+    return found
+
+
+class SpoolWriter:
+    """Appends to one spool. Not thread-safe: it belongs to one event loop."""
+
+    def __init__(self, directory: Path, spool: str, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.spool = spool
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._base = 0
+        self._size = 0
+        self._dirty = False
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = self._open()
+
+    @property
+    def end(self) -> int:
+        return self._base + self._size
+
+    def append(self, records: list[bytes]) -> None:
+        """Write records as one frame. When it returns they survive the death of this process."""
+        payload = b"".join(records)
+        frame = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+        if self._size and self._size + len(frame) > self._segment_bytes:
+            self._rotate()
+        try:
+            written = os.write(self._file, frame)
+        except OSError as fault:
+            raise SpoolFull(os.strerror(fault.errno or errno.EIO)) from fault
+        if written != len(frame):
+            # A short write means the disk is full. Take the torn frame back: the next one must not be lost behind it.
+            os.ftruncate(self._file, self._size)
+            raise SpoolFull("no space left on device")
+        self._size += written
+        self._dirty = True
+
+    def sync(self) -> None:
+        """Force what was written to the disk (blocking)."""
+        if self._dirty:
+            self._dirty = False
+            os.fdatasync(self._file) if hasattr(os, "fdatasync") else os.fsync(self._file)
+
+    async def keep_synced(self, failed: Callable[[OSError], None]) -> None:
+        """Group commit, for as long as the task runs.
+
+        After a failed sync the kernel may have dropped the pages: `failed` must stop admissions.
+        """
+        while True:
+            await asyncio.sleep(SYNC_INTERVAL_S)
+            if self._dirty:
+                try:
+                    await asyncio.to_thread(self.sync)
+                except OSError as fault:
+                    failed(fault)
+                    return
+
+    def close(self) -> None:
+        self.sync()
+        os.close(self._file)
+
+    def _open(self) -> int:
+        path = self._directory / segment_name(self.spool, self._base)
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        directory = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        return opened
+
+    def _rotate(self) -> None:
+        os.fsync(self._file)
+        os.close(self._file)
+        self._base, self._size, self._dirty = self._base + self._size, 0, False
+        self._file = self._open()
+
+
+class SpoolReader:
+    """Reads one spool from a position on, while its writer may still be appending."""
+
+    def __init__(self, directory: Path, spool: str, position: int = 0) -> None:
+        self.spool = spool
+        self.position = position
+        self._directory = directory
+
+    def read(self, bytes_max: int = 1 << 22) -> list[Frame]:
+        """The whole frames that stand there now, at most about `bytes_max`; moves `position` behind them.
+
+        Raises SpoolDamaged when a frame that cannot be a torn tail is broken.
+        """
+        frames: list[Frame] = []
+        budget = bytes_max
+        parts = segments(self._directory).get(self.spool, [])
+        for index, (base, path) in enumerate(parts):
+            is_last = index == len(parts) - 1
+            if not is_last and parts[index + 1][0] <= self.position:
+                continue
+            if self.position < base:
+                raise SpoolDamaged(f"{self.spool}: bytes {self.position}..{base} are missing")
+            with path.open("rb") as file:
+                file.seek(self.position - base)
+                data = file.read(budget)
+                at_end = len(data) < budget
+            used = self._frames(data, frames, torn_ok=is_last and at_end, cut=not at_end)
+            self.position += used
+            budget -= used
+            if budget <= _FRAME.size or not at_end:
+                break
+        return frames
+
+    def _frames(self, data: bytes, into: list[Frame], *, torn_ok: bool, cut: bool) -> int:
+        position, end = 0, len(data)
+        while end - position >= _FRAME.size:
+            length, checksum = _FRAME.unpack_from(data, position)
+            start = position + _FRAME.size
+            if start + length > end:
+                break
+            payload = data[start : start + length]
+            if zlib.crc32(payload) != checksum:
+                if torn_ok and start + length == end:
+                    return position
+                raise SpoolDamaged(f"{self.spool}: checksum at {self.position + position}")
+            position = start + length
+            into.append(Frame(self.position + position, list(parse_records(payload))))
+        if position < end and not torn_ok and not (cut and position):
+            raise SpoolDamaged(f"{self.spool}: half a frame at {self.position + position}")
+        return position

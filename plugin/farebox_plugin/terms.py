@@ -1,0 +1,206 @@
+"""What a call is held to: (account, key, policy, instant) -> Terms or Refusal. Pure.
+
+The refusals that need no counter are decided here, as a ladder: cheapest and most common first, one reason a line. What
+is left for the admission script is arithmetic on counters.
+
+Terms hold until `valid_until_ms`, the next instant at which anything about them changes by itself (a period ends, a key
+expires, access ends), so one Terms serves every request of a key and a policy until then.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from farebox.v1 import layout
+from farebox_plugin.records import Refusal
+
+FOREVER_MS = 1 << 62
+# A size meter's hold when nothing is known yet about its use; recent use takes over from the first response on.
+FIRST_ESTIMATE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    id: str
+    meter: str
+    limit: int  # -1 = counted only
+    hard: bool
+    resets_ms: tuple[int, ...]  # period n is [resets_ms[n], resets_ms[n + 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    id: str
+    plan_key: str
+    access: tuple[tuple[int, str], ...]  # (from_ms, refusal code or ""), ascending
+    rate: tuple[int, int] | None  # requests, per_ms
+    quotas: tuple[Quota, ...]
+    features: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    id: str
+    subscription_id: str
+    expires_at_ms: int  # 0 = never
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    id: str
+    customer_key: str
+    version: int
+    subscriptions: Mapping[str, Subscription]
+    keys: Mapping[str, Key]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    key: str
+    meters: Mapping[str, int | str]  # meter -> fixed units, or the expression that measures it
+    required: tuple[str, ...] = ()
+    billable: tuple[tuple[int, int], ...] = ((200, 299),)
+    reserve: Mapping[str, str] = field(default_factory=dict)
+    dimensions: Mapping[str, str] = field(default_factory=dict)
+    allow_on_store_failure: bool = False
+    status_codes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def settled_by_body(self) -> bool:
+        """Whether a quantity stands in the response itself: ext_proc settles, and the access log only backs it up."""
+        expressions = [rule for rule in self.meters.values() if isinstance(rule, str)] + list(self.dimensions.values())
+        return any(expression not in ("request.bytes", "response.bytes") for expression in expressions)
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    field: str
+    meter: str
+    limit: int  # -1 = count only (soft or unlimited)
+    quota: int  # the plan's number, also where it is soft; -1 = none
+    resets_at_ms: int
+    period_ms: int
+
+
+# Compared by identity: one Terms serves thousands of requests, and what is made from it is remembered per object.
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    account: str
+    customer_key: str
+    version: int
+    subscription: str
+    plan_key: str
+    key: str
+    policy: Policy
+    counters: tuple[Counter, ...]
+    rate_field: str
+    emission_us: int
+    tolerance_us: int
+    valid_from_ms: int
+    valid_until_ms: int
+
+    def holds_at(self, instant_ms: int) -> bool:
+        return self.valid_from_ms <= instant_ms < self.valid_until_ms
+
+
+def terms(account: Account, key_id: str, policy: Policy, at_ms: int) -> Terms | Refusal:
+    """What a call with this key on this policy is held to at this instant."""
+    key = account.keys.get(key_id)
+    if key is None:
+        return Refusal("invalid_api_key", "The API key is not valid or was revoked.")
+    if key.expires_at_ms and at_ms >= key.expires_at_ms:
+        return Refusal("expired_api_key", "The API key has expired.")
+    subscription = account.subscriptions.get(key.subscription_id)
+    if subscription is None:
+        return Refusal("no_active_subscription", "The API key belongs to no subscription.")
+    step, step_ends_ms = _access_at(subscription, at_ms)
+    if step == "payment_required":
+        return Refusal(step, "Payment for this subscription is outstanding.")
+    if step:
+        return Refusal(step, "The subscription is not active.")
+    for feature in policy.required:
+        if feature not in subscription.features:
+            return Refusal("not_entitled", f"The plan does not include '{feature}'.")
+    counters: list[Counter] = []
+    for meter in policy.meters:
+        on_meter = [counter_at(subscription, quota, at_ms) for quota in subscription.quotas if quota.meter == meter]
+        if not on_meter:
+            return Refusal("not_entitled", f"The plan does not include the meter '{meter}'.", meter=meter)
+        counters += on_meter
+    emission_us, tolerance_us = _rate(subscription)
+    return Terms(
+        account=account.id,
+        customer_key=account.customer_key,
+        version=account.version,
+        subscription=subscription.id,
+        plan_key=subscription.plan_key,
+        key=key.id,
+        policy=policy,
+        counters=tuple(counters),
+        rate_field=layout.rate_field(subscription.id) if emission_us else "",
+        emission_us=emission_us,
+        tolerance_us=tolerance_us,
+        valid_from_ms=max([counter.resets_at_ms - counter.period_ms for counter in counters], default=0),
+        valid_until_ms=min([key.expires_at_ms or FOREVER_MS, step_ends_ms, *(c.resets_at_ms for c in counters)]),
+    )
+
+
+def _access_at(subscription: Subscription, at_ms: int) -> tuple[str, int]:
+    """The refusal in force ("" = access) and the instant at which that changes."""
+    index = bisect_right(subscription.access, at_ms, key=lambda step: step[0])
+    ends_ms = subscription.access[index][0] if index < len(subscription.access) else FOREVER_MS
+    return (subscription.access[index - 1][1] if index else "no_active_subscription"), ends_ms
+
+
+def counter_at(subscription: Subscription, quota: Quota, at_ms: int) -> Counter:
+    """The counter on which a quota's units of this instant stand."""
+    # Before the first or behind the last known boundary the nearest period is taken: a portal that has been away for
+    # longer than its horizon leaves customers in their last period rather than without a limit.
+    index = min(max(bisect_right(quota.resets_ms, at_ms) - 1, 0), len(quota.resets_ms) - 2)
+    start_ms, end_ms = quota.resets_ms[index], quota.resets_ms[index + 1]
+    return Counter(
+        field=layout.counter_field(subscription.id, quota.id, start_ms),
+        meter=quota.meter,
+        limit=quota.limit if quota.hard else -1,
+        quota=quota.limit,
+        resets_at_ms=end_ms if at_ms < end_ms else FOREVER_MS,
+        period_ms=end_ms - start_ms if at_ms < end_ms else FOREVER_MS,
+    )
+
+
+def _rate(subscription: Subscription) -> tuple[int, int]:
+    """GCRA parameters in microseconds: one request every `emission`, as many as fit into `tolerance` at once."""
+    if subscription.rate is None:
+        return 0, 0
+    requests, per_ms = subscription.rate
+    emission_us = max(per_ms * 1000 // requests, 1)
+    return emission_us, emission_us * requests
+
+
+def units_to_hold(terms: Terms, max_tokens: int | None, recent: Mapping[str, int]) -> dict[str, int]:
+    """How much of each meter to hold before the response is known: the fixed cost, or an estimate of a measured one."""
+    held: dict[str, int] = {}
+    for meter, rule in terms.policy.meters.items():
+        if isinstance(rule, int):
+            held[meter] = rule
+            continue
+        reserve = terms.policy.reserve.get(meter, "")
+        if reserve == "request.maxTokens" and max_tokens is not None:
+            held[meter] = max_tokens
+        elif reserve.isdigit():
+            held[meter] = int(reserve)
+        else:
+            held[meter] = recent.get(meter, FIRST_ESTIMATE)
+    return held
+
+
+def hold_text(owner: str, admitted_at_ms: int, terms: Terms, held: Mapping[str, int]) -> str:
+    """The hold as it stands in Valkey and in the spool: ``<owner>;<ms>;<counter>|<meter>|<units>,…``"""
+    parts = ",".join(f"{counter.field}|{counter.meter}|{held[counter.meter]}" for counter in terms.counters)
+    return f"{owner};{admitted_at_ms};{parts}"
+
+
+def held_units(hold: str) -> dict[str, tuple[str, int]]:
+    """What a hold's text says: counter field -> (meter, units)."""
+    parts = [part.rsplit("|", 2) for part in hold.split(";", 2)[2].split(",") if part]
+    return {field: (meter, int(units)) for field, meter, units in parts}
