@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from farebox.v1 import layout
-from farebox.v1.envoy_access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
+from farebox.v1.envoy_access_log_pb2 import DownstreamEnd, HTTPAccessLogEntry, StreamAccessLogsMessage
 from farebox_plugin.answer import METADATA_NAMESPACE, read_grant
 from farebox_plugin.directory import Directory
 from farebox_plugin.link import Link
@@ -137,7 +137,7 @@ class _Feed:
 def read_entry(entry: HTTPAccessLogEntry) -> Finished | None:
     """What one entry tells; None for requests that we did not let in, and for those still running."""
     common = entry.common_properties
-    if common.intermediate_log_entry:
+    if common.access_log_type != DownstreamEnd:
         return None
     grant = read_grant(common.metadata.filter_metadata[METADATA_NAMESPACE])
     if grant is None:

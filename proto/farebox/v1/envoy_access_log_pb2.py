@@ -28,15 +28,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!farebox/v1/envoy_access_log.proto\x12\nfarebox.v1\x1a\x1c\x66\x61rebox/v1/envoy_authz.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x1a\n\x18StreamAccessLogsResponse\"\xb1\x01\n\x17StreamAccessLogsMessage\x12K\n\thttp_logs\x18\x02 \x01(\x0b\x32\x38.farebox.v1.StreamAccessLogsMessage.HTTPAccessLogEntries\x1aI\n\x14HTTPAccessLogEntries\x12\x31\n\tlog_entry\x18\x01 \x03(\x0b\x32\x1e.farebox.v1.HTTPAccessLogEntry\"\xb6\x01\n\x12HTTPAccessLogEntry\x12\x36\n\x11\x63ommon_properties\x18\x01 \x01(\x0b\x32\x1b.farebox.v1.AccessLogCommon\x12\x32\n\x07request\x18\x03 \x01(\x0b\x32!.farebox.v1.HTTPRequestProperties\x12\x34\n\x08response\x18\x04 \x01(\x0b\x32\".farebox.v1.HTTPResponseProperties\"[\n\rResponseFlags\x12)\n!downstream_connection_termination\x18\x0f \x01(\x08\x12\x1f\n\x17\x64ownstream_remote_reset\x18\x1c \x01(\x08\"\xb0\x02\n\x0f\x41\x63\x63\x65ssLogCommon\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0eresponse_flags\x18\x10 \x01(\x0b\x32\x19.farebox.v1.ResponseFlags\x12&\n\x08metadata\x18\x11 \x01(\x0b\x32\x14.farebox.v1.Metadata\x12+\n\x08\x64uration\x18\x17 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tstream_id\x18\x1a \x01(\t\x12\x1e\n\x16intermediate_log_entry\x18\x1b \x01(\x08\x12\x32\n\x0f\x61\x63\x63\x65ss_log_type\x18! \x01(\x0e\x32\x19.farebox.v1.AccessLogType\"3\n\x15HTTPRequestProperties\x12\x1a\n\x12request_body_bytes\x18\x0c \x01(\x04\"\x89\x01\n\x16HTTPResponseProperties\x12\x33\n\rresponse_code\x18\x01 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x1b\n\x13response_body_bytes\x18\x03 \x01(\x04\x12\x1d\n\x15response_code_details\x18\x06 \x01(\t*\x87\x02\n\rAccessLogType\x12\n\n\x06NotSet\x10\x00\x12\x18\n\x14TcpUpstreamConnected\x10\x01\x12\x0f\n\x0bTcpPeriodic\x10\x02\x12\x14\n\x10TcpConnectionEnd\x10\x03\x12\x13\n\x0f\x44ownstreamStart\x10\x04\x12\x16\n\x12\x44ownstreamPeriodic\x10\x05\x12\x11\n\rDownstreamEnd\x10\x06\x12\x15\n\x11UpstreamPoolReady\x10\x07\x12\x14\n\x10UpstreamPeriodic\x10\x08\x12\x0f\n\x0bUpstreamEnd\x10\t\x12+\n\'DownstreamTunnelSuccessfullyEstablished\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!farebox/v1/envoy_access_log.proto\x12\nfarebox.v1\x1a\x1c\x66\x61rebox/v1/envoy_authz.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x1a\n\x18StreamAccessLogsResponse\"\xb1\x01\n\x17StreamAccessLogsMessage\x12K\n\thttp_logs\x18\x02 \x01(\x0b\x32\x38.farebox.v1.StreamAccessLogsMessage.HTTPAccessLogEntries\x1aI\n\x14HTTPAccessLogEntries\x12\x31\n\tlog_entry\x18\x01 \x03(\x0b\x32\x1e.farebox.v1.HTTPAccessLogEntry\"\xb6\x01\n\x12HTTPAccessLogEntry\x12\x36\n\x11\x63ommon_properties\x18\x01 \x01(\x0b\x32\x1b.farebox.v1.AccessLogCommon\x12\x32\n\x07request\x18\x03 \x01(\x0b\x32!.farebox.v1.HTTPRequestProperties\x12\x34\n\x08response\x18\x04 \x01(\x0b\x32\".farebox.v1.HTTPResponseProperties\"[\n\rResponseFlags\x12)\n!downstream_connection_termination\x18\x0f \x01(\x08\x12\x1f\n\x17\x64ownstream_remote_reset\x18\x1c \x01(\x08\"\x90\x02\n\x0f\x41\x63\x63\x65ssLogCommon\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0eresponse_flags\x18\x10 \x01(\x0b\x32\x19.farebox.v1.ResponseFlags\x12&\n\x08metadata\x18\x11 \x01(\x0b\x32\x14.farebox.v1.Metadata\x12+\n\x08\x64uration\x18\x17 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tstream_id\x18\x1a \x01(\t\x12\x32\n\x0f\x61\x63\x63\x65ss_log_type\x18! \x01(\x0e\x32\x19.farebox.v1.AccessLogType\"3\n\x15HTTPRequestProperties\x12\x1a\n\x12request_body_bytes\x18\x0c \x01(\x04\"\x89\x01\n\x16HTTPResponseProperties\x12\x33\n\rresponse_code\x18\x01 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x1b\n\x13response_body_bytes\x18\x03 \x01(\x04\x12\x1d\n\x15response_code_details\x18\x06 \x01(\t*\x87\x02\n\rAccessLogType\x12\n\n\x06NotSet\x10\x00\x12\x18\n\x14TcpUpstreamConnected\x10\x01\x12\x0f\n\x0bTcpPeriodic\x10\x02\x12\x14\n\x10TcpConnectionEnd\x10\x03\x12\x13\n\x0f\x44ownstreamStart\x10\x04\x12\x16\n\x12\x44ownstreamPeriodic\x10\x05\x12\x11\n\rDownstreamEnd\x10\x06\x12\x15\n\x11UpstreamPoolReady\x10\x07\x12\x14\n\x10UpstreamPeriodic\x10\x08\x12\x0f\n\x0bUpstreamEnd\x10\t\x12+\n\'DownstreamTunnelSuccessfullyEstablished\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'farebox.v1.envoy_access_log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCESSLOGTYPE']._serialized_start=1163
-  _globals['_ACCESSLOGTYPE']._serialized_end=1426
+  _globals['_ACCESSLOGTYPE']._serialized_start=1131
+  _globals['_ACCESSLOGTYPE']._serialized_end=1394
   _globals['_STREAMACCESSLOGSRESPONSE']._serialized_start=176
   _globals['_STREAMACCESSLOGSRESPONSE']._serialized_end=202
   _globals['_STREAMACCESSLOGSMESSAGE']._serialized_start=205
@@ -48,9 +48,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESPONSEFLAGS']._serialized_start=569
   _globals['_RESPONSEFLAGS']._serialized_end=660
   _globals['_ACCESSLOGCOMMON']._serialized_start=663
-  _globals['_ACCESSLOGCOMMON']._serialized_end=967
-  _globals['_HTTPREQUESTPROPERTIES']._serialized_start=969
-  _globals['_HTTPREQUESTPROPERTIES']._serialized_end=1020
-  _globals['_HTTPRESPONSEPROPERTIES']._serialized_start=1023
-  _globals['_HTTPRESPONSEPROPERTIES']._serialized_end=1160
+  _globals['_ACCESSLOGCOMMON']._serialized_end=935
+  _globals['_HTTPREQUESTPROPERTIES']._serialized_start=937
+  _globals['_HTTPREQUESTPROPERTIES']._serialized_end=988
+  _globals['_HTTPRESPONSEPROPERTIES']._serialized_start=991
+  _globals['_HTTPRESPONSEPROPERTIES']._serialized_end=1128
 # @@protoc_insertion_point(module_scope)
