@@ -181,31 +181,40 @@ class SpoolReader:
         self._directory = directory
 
     def read(self, bytes_max: int = 1 << 22) -> list[Frame]:
-        """The whole frames that stand there now, at most about `bytes_max`; moves `position` behind them.
+        """The next whole frames, about `bytes_max` at a time; moves `position` behind them. Empty: there is no more.
 
         Raises SpoolDamaged when a frame that cannot be a torn tail is broken.
         """
-        frames: list[Frame] = []
-        budget = bytes_max
-        parts = segments(self._directory).get(self.spool, [])
-        for index, (base, path) in enumerate(parts):
-            is_last = index == len(parts) - 1
-            if not is_last and parts[index + 1][0] <= self.position:
-                continue
-            if self.position < base:
-                raise SpoolDamaged(f"{self.spool}: bytes {self.position}..{base} are missing")
-            with path.open("rb") as file:
-                file.seek(self.position - base)
-                data = file.read(budget)
-                at_end = len(data) < budget
-            used = self._frames(data, frames, torn_ok=is_last and at_end, cut=not at_end)
-            self.position += used
-            budget -= used
-            if budget <= _FRAME.size or not at_end:
-                break
+        found = self._segment()
+        if found is None:
+            return []
+        base, path, is_last = found
+        with path.open("rb") as file:
+            file.seek(self.position - base)
+            data = file.read(bytes_max)
+            is_all = len(data) < bytes_max
+            frames, used = self._frames(data, may_be_torn=is_last and is_all)
+            if not used and not is_all:  # one frame is larger than the window
+                data, is_all = data + file.read(), True
+                frames, used = self._frames(data, may_be_torn=is_last)
+        if is_all and used < len(data) and not is_last:
+            raise SpoolDamaged(f"{self.spool}: half a frame at {self.position + used}")
+        self.position += used
         return frames
 
-    def _frames(self, data: bytes, into: list[Frame], *, torn_ok: bool, cut: bool) -> int:
+    def _segment(self) -> tuple[int, Path, bool] | None:
+        """The segment in which `position` lies: (its first position, file, whether it is the last)."""
+        parts = segments(self._directory).get(self.spool, [])
+        for index in range(len(parts) - 1, -1, -1):
+            base, path = parts[index]
+            if base <= self.position:
+                return base, path, index == len(parts) - 1
+        if parts:
+            raise SpoolDamaged(f"{self.spool}: bytes {self.position}..{parts[0][0]} are missing")
+        return None
+
+    def _frames(self, data: bytes, *, may_be_torn: bool) -> tuple[list[Frame], int]:
+        frames: list[Frame] = []
         position, end = 0, len(data)
         while end - position >= _FRAME.size:
             length, checksum = _FRAME.unpack_from(data, position)
@@ -214,11 +223,9 @@ class SpoolReader:
                 break
             payload = data[start : start + length]
             if zlib.crc32(payload) != checksum:
-                if torn_ok and start + length == end:
-                    return position
+                if may_be_torn and start + length == end:
+                    break
                 raise SpoolDamaged(f"{self.spool}: checksum at {self.position + position}")
             position = start + length
-            into.append(Frame(self.position + position, list(parse_records(payload))))
-        if position < end and not torn_ok and not (cut and position):
-            raise SpoolDamaged(f"{self.spool}: half a frame at {self.position + position}")
-        return position
+            frames.append(Frame(self.position + position, list(parse_records(payload))))
+        return frames, position

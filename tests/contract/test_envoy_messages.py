@@ -102,7 +102,7 @@ def test_what_we_write_envoy_reads_and_back(name: str, choice: int) -> None:
 
 
 def normal(document: Any) -> Any:
-    """JSON with what the two spell differently made equal: numbers as text, and HTTP statuses (our int32 is their enum)."""
+    """JSON with what the two spell differently made equal: numbers as text, HTTP statuses (their enum) as ours."""
     if document == "Created":
         return "201"
     if isinstance(document, dict):

@@ -1,0 +1,151 @@
+"""Admission against a real Valkey: what the script decides, what the spool says about it, and what an outage does."""
+
+import asyncio
+
+from builders.plugin import Part, a_call_of, a_part, an_account, ask, code, settled
+from farebox_plugin.admission import Refused
+from farebox_plugin.records import Grant, Settlement
+from rig.valkey import Valkey
+
+
+async def test_a_quota_of_ten_lets_ten_in(part: Part) -> None:
+    await part.publish(an_account(limit=10))
+    decisions = [await ask(part) for _ in range(12)]
+    assert [code(decision) for decision in decisions] == ["allowed"] * 10 + ["quota_exceeded"] * 2
+    refusal = decisions[-1].refusal  # type: ignore[union-attr]
+    assert (refusal.limit, refusal.used, refusal.meter) == (10, 10, "api_requests")
+    assert await part.counter() == {"api_requests": 10}
+
+
+async def test_two_hundred_at_once_on_a_quota_of_a_hundred(part: Part) -> None:
+    await part.publish(an_account(limit=100))
+    decisions = await asyncio.gather(*(ask(part) for _ in range(200)))
+    assert [code(decision) for decision in decisions].count("allowed") == 100
+
+
+async def test_two_workers_share_one_limit(part: Part, valkey: Valkey) -> None:
+    async with a_part(valkey, part.folder, "w1") as other:
+        await part.publish(an_account(limit=100))
+        other.ledger.accounts = part.ledger.accounts
+        asked = [ask(one) for _ in range(100) for one in (part, other)]
+        decisions = await asyncio.gather(*asked)
+    assert [code(decision) for decision in decisions].count("allowed") == 100
+
+
+async def test_a_repeated_check_is_counted_once_also_by_another_worker(part: Part, valkey: Valkey) -> None:
+    async with a_part(valkey, part.folder, "w1") as other:
+        await part.publish(an_account(limit=1))
+        other.ledger.accounts = part.ledger.accounts
+        assert [code(await ask(one, stream=900)) for one in (part, part, other)] == ["allowed"] * 3
+        assert code(await ask(part)) == "quota_exceeded"
+        assert await part.counter() == {"api_requests": 1}
+
+
+async def test_several_units_are_all_or_nothing(part: Part) -> None:
+    await part.publish(an_account(limit=10))
+    assert [code(await ask(part, units=units)) for units in (6, 6, 4, 1)] == [
+        "allowed", "quota_exceeded", "allowed", "quota_exceeded",
+    ]  # fmt: skip
+
+
+async def test_a_check_that_costs_nothing_is_refused_where_nothing_is_left(part: Part) -> None:
+    await part.publish(an_account(limit=1))
+    assert [code(await ask(part, units=units)) for units in (0, 1, 0)] == ["allowed", "allowed", "quota_exceeded"]
+
+
+async def test_a_rate_limit_refuses_the_burst_and_says_when_to_come_back(part: Part) -> None:
+    await part.publish(an_account(limit=1000, rate=(5, 60_000)))
+    decisions = [await ask(part) for _ in range(7)]
+    assert [code(decision) for decision in decisions] == ["allowed"] * 5 + ["rate_limited"] * 2
+    assert [decision.rate_left for decision in decisions[:5]] == [4, 3, 2, 1, 0]  # type: ignore[union-attr]
+    assert decisions[5].refusal.retry_after_s == 12  # type: ignore[union-attr]
+    assert await part.counter() == {"api_requests": 5}, "a request that the rate refuses takes no quota"
+
+
+async def test_a_new_version_of_the_account_acts_on_the_next_request(part: Part) -> None:
+    await part.publish(an_account(limit=10))
+    assert code(await ask(part)) == "allowed"
+    part.directory.invalidated = lambda keys: None  # type: ignore[method-assign]  # the push is lost
+    revoked = an_account(limit=10, version=2)
+    del revoked.keys[:]
+    await part.publish(revoked)
+    assert code(await ask(part)) == "invalid_api_key"
+
+
+async def test_a_server_that_lost_its_memory_is_rebuilt_before_it_is_believed(part: Part) -> None:
+    await part.publish(an_account(limit=10))
+    for _ in range(10):
+        assert code(await ask(part)) == "allowed"
+    await part.link.ask("FLUSHALL")
+    await part.publish(an_account(limit=10))
+    assert code(await ask(part)) == "quota_exceeded"
+    assert await part.counter() == {"api_requests": 10}
+    assert len(await part.holds()) == 10
+
+
+async def test_the_spool_tells_every_outcome_in_order(part: Part) -> None:
+    await part.publish(an_account(limit=1))
+    await ask(part)
+    first = await part.holds()
+    await ask(part)
+    kinds = [(kind, fields[0] in first) for kind, fields in part.records()]
+    # The first request was not loaded yet, and asked twice.
+    assert kinds == [(b"I", True), (b"I", True), (b"A", True), (b"I", False), (b"C", False)]
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_taken_back(part: Part) -> None:
+    await part.publish(an_account(limit=1))
+    assert code(await ask(part, abandoned=True)) == "metering_unavailable"
+    await settled(part)
+    assert await part.counter() == {"api_requests": 0}
+    assert code(await ask(part)) == "allowed"
+
+
+async def test_who_gave_up_cannot_take_the_hold_of_the_worker_that_was_asked_next(part: Part, valkey: Valkey) -> None:
+    async with a_part(valkey, part.folder, "w1") as other:
+        await part.publish(an_account(limit=1))
+        other.ledger.accounts = part.ledger.accounts
+        assert code(await ask(part, stream=901)) == "allowed"
+        assert code(await ask(other, stream=901)) == "allowed"
+        part.settlements.take_back(a_call_of(901).rid, "acct1")
+        await settled(part)
+        assert await part.counter() == {"api_requests": 1}
+        assert code(await ask(part)) == "quota_exceeded"
+
+
+async def test_a_store_that_does_not_answer_in_time_is_unavailable_and_nothing_is_counted(
+    valkey: Valkey, part: Part
+) -> None:
+    async with a_part(valkey, part.folder, "w1", timeout_s=0.1) as quick:
+        await part.publish(an_account(limit=10))
+        quick.ledger.accounts = part.ledger.accounts
+        assert code(await ask(quick)) == "allowed"
+        valkey.freeze()
+        decisions = await asyncio.gather(*(ask(quick) for _ in range(5)))
+        valkey.thaw()
+        assert {code(decision) for decision in decisions} == {"metering_unavailable"}
+        assert all(isinstance(each, Refused) and each.refusal.retry_after_s for each in decisions)
+        await settled(quick)
+        assert await part.counter() == {"api_requests": 1}
+
+
+async def test_a_dead_store_is_unavailable_and_comes_back_with_its_counters(valkey: Valkey, part: Part) -> None:
+    await part.publish(an_account(limit=2))
+    assert code(await ask(part)) == "allowed"
+    valkey.kill9()
+    assert code(await ask(part)) == "metering_unavailable"
+    valkey.start()
+    while not part.link.is_up:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await part.publish(an_account(limit=2))
+    assert [code(await ask(part)) for _ in range(2)] == ["allowed", "quota_exceeded"]
+
+
+async def test_a_settled_request_cannot_be_admitted_again(part: Part) -> None:
+    await part.publish(an_account(limit=5))
+    assert code(await ask(part, stream=902)) == "allowed"
+    rid = a_call_of(902).rid
+    part.settlements.settle([Settlement(Grant(rid, "acct1", "sub1", "key1", "default"), 200, {"api_requests": 1})])
+    await settled(part)
+    assert code(await ask(part, stream=902)) == "metering_unavailable"
+    assert await part.counter() == {"api_requests": 1}

@@ -1,0 +1,150 @@
+"""Authorization/Check as a whole, from Envoy's bytes to Envoy's bytes, on a real Valkey."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from builders.plugin import Part, a_check, a_policy, an_account, now_ms
+from farebox.v1 import layout
+from farebox.v1.digest import new_api_key
+from farebox.v1.envoy_authz_pb2 import CheckResponse
+from farebox_plugin.authz import Authz
+from rig.valkey import Valkey
+
+
+@dataclass
+class Reply:
+    answers: list[bytes | tuple[int, str]] = field(default_factory=list)
+    is_abandoned: bool = False
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def send(self, message: bytes) -> None:
+        self.answers.append(message)
+        self.done.set()
+
+    def fail(self, status: int, detail: str) -> None:
+        self.answers.append((status, detail))
+        self.done.set()
+
+
+@pytest.fixture
+def authz(part: Part) -> Authz:
+    return Authz(part.directory, part.admission, part.recent, part.rebuilder.load, b"", "https://portal.example")
+
+
+async def check(authz: Authz, message: bytes) -> CheckResponse:
+    reply = Reply()
+    authz.check(message, reply)
+    async with asyncio.timeout(5):
+        await reply.done.wait()
+    await asyncio.sleep(0)
+    (answer,) = reply.answers
+    assert isinstance(answer, bytes)
+    return CheckResponse.FromString(answer)
+
+
+def refusal(response: CheckResponse) -> tuple[int, str]:
+    body = response.error_response if response.HasField("error_response") else response.denied_response
+    assert response.status.code != 0
+    return body.status.code, json.loads(body.body)["code"]
+
+
+async def test_a_good_key_is_let_in(part: Part, authz: Authz) -> None:
+    key = await part.publish(an_account())
+    response = await check(authz, a_check(key))
+    assert response.status.code == 0
+    assert response.HasField("ok_response")
+    assert response.dynamic_metadata.fields["account"].string_value == "acct1"
+    assert (await check(authz, a_check(x_api_key=key))).HasField("ok_response")
+
+
+async def test_no_key_and_a_wrong_key_are_two_things(part: Part, authz: Authz) -> None:
+    await part.publish(an_account())
+    assert refusal(await check(authz, a_check())) == (401, "missing_api_key")
+    assert refusal(await check(authz, a_check("fb_live_nonsense"))) == (401, "invalid_api_key")
+    assert refusal(await check(authz, a_check(new_api_key("test")))) == (401, "invalid_api_key")
+
+
+async def test_an_unknown_key_is_not_invalid_while_the_directory_is_incomplete(part: Part, authz: Authz) -> None:
+    key = await part.publish(an_account())
+    await part.link.ask("FLUSHALL")
+    assert refusal(await check(authz, a_check(key))) == (503, "metering_unavailable")
+    await part.link.ask("SET", layout.DIRECTORY, part.link.generation)
+    assert refusal(await check(authz, a_check(key))) == (401, "invalid_api_key")
+
+
+async def test_a_key_that_appears_after_it_was_asked_for_works_at_once(part: Part, authz: Authz) -> None:
+    key = new_api_key("test")
+    await part.publish(an_account())
+    assert refusal(await check(authz, a_check(key))) == (401, "invalid_api_key")
+    await part.publish(an_account(), api_key=key)
+    assert (await check(authz, a_check(key))).HasField("ok_response")
+
+
+async def test_the_pepper_is_part_of_the_lookup(part: Part) -> None:
+    key = await part.publish(an_account())
+    peppered = Authz(part.directory, part.admission, part.recent, part.rebuilder.load, b"pepper", "")
+    assert refusal(await check(peppered, a_check(key))) == (401, "invalid_api_key")
+
+
+async def test_a_route_that_names_an_unknown_policy_is_refused_not_metered_as_another(part: Part, authz: Authz) -> None:
+    key = await part.publish(an_account())
+    assert refusal(await check(authz, a_check(key, policy="nowhere"))) == (500, "policy_unknown")
+    assert (await part.counter()) == {}
+
+
+async def test_a_policy_can_remap_the_status_of_a_refusal(part: Part, authz: Authz) -> None:
+    policy = a_policy("strict", status_codes={"quota_exceeded": 429, "missing_api_key": 403})
+    key = await part.publish(an_account(limit=0), a_policy(), policy)
+    assert refusal(await check(authz, a_check(key, policy="strict"))) == (429, "quota_exceeded")
+    assert refusal(await check(authz, a_check(key))) == (403, "quota_exceeded")
+    assert refusal(await check(authz, a_check(policy="strict"))) == (403, "missing_api_key")
+
+
+async def test_a_changed_policy_acts_on_the_next_request(part: Part, authz: Authz) -> None:
+    key = await part.publish(an_account(limit=10))
+    await check(authz, a_check(key))
+    await part.publish(an_account(limit=10), a_policy(meters={"api_requests": 9}), api_key=key)
+    await check(authz, a_check(key))
+    assert await part.counter() == {"api_requests": 10}
+    assert refusal(await check(authz, a_check(key))) == (403, "quota_exceeded")
+
+
+async def test_the_expiry_of_a_key_acts_to_the_millisecond(part: Part, authz: Authz) -> None:
+    expires = now_ms() + 300
+    key = await part.publish(an_account(expires_at_ms=expires))
+    assert (await check(authz, a_check(key))).HasField("ok_response")
+    await asyncio.sleep(0.35)
+    assert refusal(await check(authz, a_check(key))) == (401, "expired_api_key")
+
+
+async def test_a_store_that_is_down_is_a_503_with_retry_after(part: Part, authz: Authz, valkey: Valkey) -> None:
+    key = await part.publish(an_account())
+    await check(authz, a_check(key))
+    valkey.kill9()
+    await asyncio.sleep(0.05)
+    response = await check(authz, a_check(key))
+    assert refusal(response) == (503, "metering_unavailable")
+    assert {option.header.key for option in response.error_response.headers} >= {"retry-after", "content-type"}
+
+
+async def test_bytes_that_are_no_check_request_are_an_error_and_never_an_allow(authz: Authz) -> None:
+    reply = Reply()
+    authz.check(b"\xff\xff\xff", reply)
+    assert reply.answers == [(3, "not a CheckRequest")]
+
+
+async def test_a_body_policy_tells_ext_proc_what_was_held(part: Part, authz: Authz) -> None:
+    policy = a_policy("chat", {"api_requests": 1, "tokens": "usage.outputTokens"}, reserve={"tokens": "50"})
+    key = await part.publish(an_account(tokens=1000), policy)
+    response = await check(authz, a_check(key, policy="chat"))
+    assert response.dynamic_metadata.fields["held"].string_value == "api_requests=1,tokens=50"
+    assert await part.counter() == {"api_requests": 1, "tokens": 50}
+
+
+async def test_fifty_first_requests_at_once_all_get_their_answer(part: Part, authz: Authz) -> None:
+    key = await part.publish(an_account(limit=30))
+    responses = await asyncio.gather(*(check(authz, a_check(key)) for _ in range(50)))
+    assert sum(response.HasField("ok_response") for response in responses) == 30

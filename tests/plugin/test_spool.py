@@ -1,0 +1,171 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from farebox_plugin.spool import (
+    ALLOWED,
+    CLOSED,
+    INTENT,
+    SpoolDamaged,
+    SpoolReader,
+    SpoolWriter,
+    record,
+    segments,
+    settled_record,
+)
+
+TURN = [record(INTENT, "rid1", "acct1", "hold"), record(ALLOWED, "rid1", "acct1")]
+
+
+def read_all(folder: Path, spool: str = "w0", position: int = 0) -> list[bytes]:
+    reader = SpoolReader(folder, spool, position)
+    kinds = []
+    while frames := reader.read():
+        kinds += [each.kind for frame in frames for each in frame.records]
+    return kinds
+
+
+def the_file(folder: Path) -> Path:
+    return segments(folder)["w0"][-1][1]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=5), max_size=12), st.integers(64, 4096))
+def test_what_was_written_is_read_back_whatever_the_segment_size(turns: list[list[bytes]], segment_bytes: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SpoolWriter(Path(folder), "w0", segment_bytes)
+        for turn in turns:
+            writer.append([settled_record(body) for body in turn])
+        end = writer.end
+        writer.close()
+        reader = SpoolReader(Path(folder), "w0")
+        found = []
+        while frames := reader.read(bytes_max=256):
+            found += [[each.body for each in frame.records] for frame in frames]
+        assert found == turns
+        assert reader.position == end
+
+
+def test_a_position_is_absolute_over_segments(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w0", segment_bytes=100)
+    ends = []
+    for _ in range(10):
+        writer.append(TURN)
+        ends.append(writer.end)
+    writer.close()
+    assert len(segments(tmp_path)["w0"]) > 1
+    for done, end in enumerate(ends, start=1):
+        assert len(read_all(tmp_path, position=end)) == 2 * (10 - done)
+
+
+def test_a_reader_follows_a_writer(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w0")
+    reader = SpoolReader(tmp_path, "w0")
+    assert reader.read() == []
+    writer.append(TURN)
+    assert [frame.end for frame in reader.read()] == [writer.end]
+    assert reader.read() == []
+    writer.append([record(CLOSED, "rid1", "acct1")])
+    assert [each.kind for frame in reader.read() for each in frame.records] == [CLOSED]
+    writer.close()
+
+
+@pytest.mark.parametrize("cut", [1, 3, 8, 20])
+def test_a_torn_tail_is_where_reading_stops_and_is_no_damage(tmp_path: Path, cut: int) -> None:
+    writer = SpoolWriter(tmp_path, "w0")
+    writer.append(TURN)
+    writer.append(TURN)
+    end = writer.end
+    writer.close()
+    os.truncate(the_file(tmp_path), end - cut)
+    assert len(read_all(tmp_path)) == 2
+
+
+def test_every_flipped_bit_of_the_last_frame_is_noticed(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w0")
+    writer.append(TURN)
+    middle = writer.end
+    writer.append(TURN)
+    writer.close()
+    whole = the_file(tmp_path).read_bytes()
+    for position in range(middle + 4, len(whole)):
+        broken = bytearray(whole)
+        broken[position] ^= 1
+        the_file(tmp_path).write_bytes(broken)
+        assert len(read_all(tmp_path)) == 2, position
+
+
+def test_a_broken_frame_before_the_last_is_damage_and_is_not_skipped(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w0")
+    writer.append(TURN)
+    writer.append(TURN)
+    writer.close()
+    broken = bytearray(the_file(tmp_path).read_bytes())
+    broken[12] ^= 1
+    the_file(tmp_path).write_bytes(broken)
+    with pytest.raises(SpoolDamaged):
+        read_all(tmp_path)
+
+
+def test_a_missing_segment_is_damage(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w0", segment_bytes=100)
+    for _ in range(6):
+        writer.append(TURN)
+    writer.close()
+    parts = segments(tmp_path)["w0"]
+    assert len(parts) > 2
+    parts[0][1].unlink()
+    with pytest.raises(SpoolDamaged, match="missing"):
+        read_all(tmp_path)
+
+
+def test_what_append_has_taken_survives_kill_9(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, pathlib\n"
+        "from farebox_plugin.spool import *\n"
+        "w = SpoolWriter(pathlib.Path(sys.argv[1]), 'w0')\n"
+        "for n in range(100): w.append([record(INTENT, str(n), 'a')])\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert len(read_all(tmp_path)) == 100
+
+
+def test_a_full_disk_refuses_the_record_and_loses_none_before_or_after(tmp_path: Path) -> None:
+    # A file-size limit makes write(2) come up short exactly as a full disk does.
+    script = (
+        "import resource, signal, sys, pathlib\n"
+        "from farebox_plugin.spool import *\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "w = SpoolWriter(pathlib.Path(sys.argv[1]), 'w0')\n"
+        "big = [settled_record(b'x' * 1000)]\n"
+        "w.append(big)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, -1))\n"
+        "try: w.append(big)\n"
+        "except SpoolFull: print('full')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))\n"
+        "w.append(big)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "full"
+    assert len(read_all(tmp_path)) == 2
+
+
+def test_spools_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    SpoolWriter(tmp_path, "w0").close()
+    assert the_file(tmp_path).stat().st_mode & 0o077 == 0
+
+
+def test_an_unwritable_folder_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        SpoolWriter(tmp_path / "file" / "spool", "w0")
