@@ -190,6 +190,9 @@ class Index:
         rid, account = fields[0], fields[1]
         if (account, rid) in self._ended:
             return
+        if record.kind == VOID:
+            self._end(account, rid, {}, at)
+            return
         requests = self._open.setdefault(account, {})
         if record.kind == INTENT:
             found = requests.get(rid)
@@ -198,16 +201,15 @@ class Index:
             elif not found.is_allowed:
                 found.hold = fields[5]
             found.claims.setdefault(spool, False)
-        elif record.kind == ALLOWED:
-            if rid in requests:
-                requests[rid].claims[spool] = True
-        elif record.kind == CLOSED:
-            if rid in requests:
-                requests[rid].claims.pop(spool, None)
-                if not requests[rid].claims:
-                    self._end(account, rid, {}, at)
-        elif record.kind == VOID:
-            self._end(account, rid, {}, at)
+        elif record.kind == ALLOWED and rid in requests:
+            requests[rid].claims[spool] = True
+        elif record.kind == CLOSED and rid in requests:
+            # Not an end to remember: another worker may have been asked, and its claim may be read later.
+            requests[rid].claims.pop(spool, None)
+            if not requests[rid].claims:
+                del requests[rid]
+        if not requests:
+            del self._open[account]
 
     def _end(self, account: str, rid: str, quantities: dict[str, int], at: float) -> None:
         requests = self._open.get(account)

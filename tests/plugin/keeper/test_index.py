@@ -1,0 +1,178 @@
+"""What several spools say together, in whatever order they are read."""
+
+import random
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from farebox.v1.usage_pb2 import UsageEvent
+from farebox_plugin.keeper.index import Index
+from farebox_plugin.spool import ALLOWED, CLOSED, INTENT, VOID, SpoolWriter, record, settled_record
+
+HOLD = "w0;5;v:sub1/api.P1M@0|api|1"
+
+
+def intent(rid: str, account: str = "acct1") -> bytes:
+    return record(INTENT, rid, account, "sub1", "key1", "default", HOLD)
+
+
+def allowed(rid: str, account: str = "acct1") -> bytes:
+    return record(ALLOWED, rid, account)
+
+
+def closed(rid: str, account: str = "acct1") -> bytes:
+    return record(CLOSED, rid, account)
+
+
+def void(rid: str, account: str = "acct1") -> bytes:
+    return record(VOID, rid, account)
+
+
+def event(rid: str, account: str = "acct1", units: int = 1) -> bytes:
+    message = UsageEvent(rid=rid, account_id=account, subscription_id="sub1", admitted_at_ms=5)
+    message.meters.add(meter="api", quantity=units)
+    return settled_record(message.SerializeToString())
+
+
+def index_of(folder: Path, spools: dict[str, list[bytes]]) -> Index:
+    for name, records in spools.items():
+        writer = SpoolWriter(folder, name)
+        for one in records:
+            writer.append([one])
+        writer.close()
+    index = Index(folder)
+    index.catch_up(0.0)
+    return index
+
+
+@pytest.mark.parametrize(
+    ("spools", "is_open", "is_allowed"),
+    [
+        ({"w0": [intent("r")]}, True, False),
+        ({"w0": [intent("r"), allowed("r")]}, True, True),
+        ({"w0": [intent("r"), closed("r")]}, False, False),
+        ({"w0": [intent("r"), allowed("r"), event("r")]}, False, False),
+        ({"w0": [intent("r"), allowed("r"), void("r")]}, False, False),
+        # Envoy asked w0, which gave up, and then w1, which let it in: w0's giving up does not close it.
+        ({"w0": [intent("r"), closed("r")], "w1": [intent("r"), allowed("r")]}, True, True),
+        ({"w1": [intent("r"), closed("r")], "w0": [intent("r"), allowed("r")]}, True, True),
+        # w0 died in the middle; w1 let it in; w2 got the access log entry.
+        ({"w0": [intent("r")], "w1": [intent("r"), allowed("r")], "w2": [event("r")]}, False, False),
+        # The end is read before the beginning.
+        ({"w0": [event("r")], "w1": [intent("r"), allowed("r")]}, False, False),
+        ({"w0": [void("r")], "w1": [intent("r"), allowed("r")]}, False, False),
+    ],
+)
+def test_whether_a_request_is_open(
+    tmp_path: Path, spools: dict[str, list[bytes]], is_open: bool, is_allowed: bool
+) -> None:
+    found = index_of(tmp_path, spools).open_of("acct1")
+    assert bool(found) == is_open
+    assert any(request.is_allowed for request in found) == is_allowed
+
+
+def test_the_order_in_which_spools_are_read_changes_nothing(tmp_path: Path) -> None:
+    spools = {
+        "a": [intent("r1"), intent("r2"), allowed("r2"), closed("r1"), event("r5")],
+        "b": [intent("r1"), allowed("r1"), intent("r3"), void("r2"), intent("r5"), allowed("r5")],
+        "c": [event("r1"), intent("r4"), allowed("r4"), closed("r3")],
+    }
+    seen = set()
+    for number, order in enumerate(permutations("abc")):
+        renamed = {f"{place}{name}": spools[name] for place, name in enumerate(order)}
+        index = index_of(tmp_path / str(number), renamed)
+        seen.add(tuple(sorted((r.grant.rid, r.is_allowed) for r in index.open_of("acct1"))))
+    assert seen == {(("r3", False), ("r4", True))}
+
+
+def test_accounts_are_kept_apart(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [intent("r", "a"), intent("r", "b"), closed("r", "a")]})
+    assert index.open_of("a") == []
+    assert len(index.open_of("b")) == 1
+
+
+def test_unshipped_usage_is_what_lies_behind_the_cursor(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w0")
+    ends = []
+    for number in range(5):
+        writer.append([event(f"r{number}"), event(f"x{number}", "other")])
+        ends.append(writer.end)
+    index = Index(tmp_path)
+    index.catch_up(0.0)
+    for done, end in enumerate([0, *ends]):
+        found = index.unshipped_of("acct1", {"w0": end})
+        assert [each.rid for each in found] == [f"r{number}" for number in range(done, 5)]
+    index.shipped("w0", ends[2])
+    assert [each.rid for each in index.unshipped_of("acct1", {})] == ["r3", "r4"]
+    assert index.unshipped_count == 4
+    writer.close()
+
+
+def test_a_batch_is_whole_frames_and_ends_where_the_ledger_can_stand(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w0")
+    ends = []
+    for number in range(4):
+        writer.append([event(f"r{number}.{n}") for n in range(3)])
+        ends.append(writer.end)
+    writer.close()
+    index = Index(tmp_path)
+    index.catch_up(0.0)
+    batch = index.next_batch("w0", 7)
+    assert batch is not None
+    assert (batch[0], len(batch[1])) == (ends[1], 6)
+    index.shipped("w0", ends[1])
+    batch = index.next_batch("w0", 1)
+    assert batch is not None
+    assert (batch[0], len(batch[1])) == (ends[2], 3), "a frame that is larger than the batch still goes"
+    index.shipped("w0", ends[3])
+    assert index.next_batch("w0", 7) is None
+
+
+def test_a_request_settled_by_two_feeds_is_shipped_twice_and_counted_once(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [event("r")], "w1": [event("r")]})
+    assert index.unshipped_count == 2
+    assert len(index.unshipped_of("acct1", {})) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_restart_from_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path: Path, seed: int) -> None:
+    random_ = random.Random(seed)
+    steps: list[tuple[str, bytes]] = []
+    for number in range(30):
+        rid, spool, other = f"r{number}", *random_.sample(["a", "b", "c"], 2)
+        life = [(spool, intent(rid)), (spool, random_.choice([allowed(rid), closed(rid)]))]
+        life += random_.choice([[], [(other, event(rid))], [(spool, void(rid))]]) if life[1][1] == allowed(rid) else []
+        steps += life[: random_.randint(1, 3)]
+    cut = random_.randint(0, len(steps))
+    writers = {name: SpoolWriter(tmp_path, name) for name in "abc"}
+    index = Index(tmp_path)
+    for spool, one in steps[:cut]:
+        writers[spool].append([one])
+    index.catch_up(0.0)
+    for name in "abc":
+        if (batch := index.next_batch(name, 2)) is not None and random_.random() < 0.5:
+            index.shipped(name, batch[0])
+    successor = Index(tmp_path)
+    successor.restore(index.checkpoint(), 0.0)
+    for spool, one in steps[cut:]:
+        writers[spool].append([one])
+    for each in (index, successor):
+        each.catch_up(0.0)
+    for writer in writers.values():
+        writer.close()
+
+    def state(of: Index) -> object:
+        opened = sorted((r.grant.rid, r.hold, tuple(sorted(r.claims.items()))) for r in of.open_requests())
+        return opened, {name: of.next_batch(name, 1000) for name in "abc"}, {n: of.position(n) for n in "abc"}
+
+    assert state(successor) == state(index)
+
+
+def test_ends_are_forgotten_after_a_while_and_not_before(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [intent("r1"), allowed("r1"), event("r1", units=4)]})
+    assert index.ended_since(0.0) == [("r1", "acct1", {"api": 4})]
+    index.forget_ends(0.0)
+    assert len(index.ended_since(0.0)) == 1
+    index.forget_ends(0.1)
+    assert index.ended_since(0.0) == []
