@@ -52,6 +52,14 @@ class Refused:
 Decision = Admitted | Refused
 
 
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """One Check that wants the answer."""
+
+    done: Callable[[Decision], None]
+    is_abandoned: Callable[[], bool]
+
+
 @dataclass(slots=True)
 class Ticket:
     """One request on its way through admission."""
@@ -59,9 +67,17 @@ class Ticket:
     call: Call
     terms: Terms
     held: dict[str, int]  # meter -> units
-    done: Callable[[Decision], None]
-    is_abandoned: Callable[[], bool]  # nobody waits for the answer any more
+    waiting: list[Waiter]
     attempts: int = 0
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Nobody waits for the answer any more."""
+        return all(waiter.is_abandoned() for waiter in self.waiting)
+
+    def answer(self, decision: Decision) -> None:
+        for waiter in self.waiting:
+            waiter.done(decision)
 
 
 def unavailable(detail: str = "Usage cannot be metered at the moment.") -> Refusal:
@@ -89,11 +105,23 @@ class Admission:
         self._owner = owner
         self._timeout_s = timeout_s
         self._turn: list[Ticket] = []
+        self._pending: dict[str, Ticket] = {}  # by rid
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts: Tally[str] = Tally()
 
     def submit(self, ticket: Ticket) -> None:
-        """Decide with everything else that comes in this turn; `ticket.done` is called exactly once, later."""
+        """Decide with everything else that comes in this turn; every waiter is answered exactly once, later.
+
+        A Check that Envoy repeats while the first one is on its way is one request with two waiters.
+        """
+        known = self._pending.get(ticket.call.rid)
+        if known is not None:
+            known.waiting += ticket.waiting
+            return
+        self._pending[ticket.call.rid] = ticket
+        self._enqueue(ticket)
+
+    def _enqueue(self, ticket: Ticket) -> None:
         self._turn.append(ticket)
         if len(self._turn) == 1:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -104,8 +132,14 @@ class Admission:
             self._send(turn[start : start + BATCH_MAX])
 
     def _send(self, batch: list[Ticket]) -> None:
-        if not self._link.is_up:
-            self._answer_all(batch, Refused(unavailable()))
+        # Those that nobody waits for any more are not even asked about.
+        live: list[Ticket] = []
+        dropped: list[Ticket] = []
+        for ticket in batch:
+            (live if self._link.is_up and not ticket.is_abandoned else dropped).append(ticket)
+        self._drop(dropped)
+        batch = live
+        if not batch:
             return
         keys: list[str] = []
         arguments: list[bytes | str | int] = [self._link.generation, int(self._link.server_now_ms()) + LATE_AFTER_MS]
@@ -125,7 +159,7 @@ class Admission:
             self._spool.append(intents)
         except SpoolFull as fault:
             log.error("spool_full", reason=str(fault))
-            self._answer_all(batch, Refused(unavailable()))
+            self._drop(batch)
             return
         is_over = False
 
@@ -163,11 +197,10 @@ class Admission:
                 continue
             decision = _decision(ticket, result)
             is_in = isinstance(decision, Admitted)
-            if is_in and ticket.is_abandoned():
-                # Envoy will not let it in any more. (2: another worker holds it too, and answers for it.)
-                if code == 1:
-                    taken_back.append(ticket)
+            if is_in and ticket.is_abandoned:  # Envoy will not let it in any more
                 is_in, decision = False, Refused(unavailable())
+            if isinstance(decision, Refused) and decision.refusal.code == "metering_unavailable":
+                taken_back.append(ticket)
             records.append(record(ALLOWED if is_in else CLOSED, ticket.call.rid, ticket.terms.account))
             answers.append((ticket, decision))
         if records:
@@ -180,17 +213,28 @@ class Admission:
         for ticket in taken_back:
             self._settlements.take_back(ticket.call.rid, ticket.terms.account)
         for ticket, decision in answers:
-            ticket.done(decision)
+            self._answer(ticket, decision)
+
+    def _drop(self, batch: list[Ticket]) -> None:
+        """Answer without having asked (again)."""
+        self._retract([ticket for ticket in batch if ticket.attempts])
+        self._answer_all(batch, Refused(unavailable()))
+
+    def _retract(self, batch: list[Ticket]) -> None:
+        """Give up on requests whose intent stands in the spool: they may be held, or a rebuild may have held them."""
+        if not batch:
+            return
+        try:
+            self._spool.append([record(CLOSED, ticket.call.rid, ticket.terms.account) for ticket in batch])
+        except SpoolFull as fault:
+            log.error("spool_full", reason=str(fault))  # the keeper takes these for intents without an outcome
+        for ticket in batch:
+            self._settlements.take_back(ticket.call.rid, ticket.terms.account)
 
     def _give_up(self, batch: list[Ticket], reason: str) -> None:
         """The outcome is unknown: say no, and make it so."""
         self.counts[f"unknown_outcome_{reason}"] += len(batch)
-        try:
-            self._spool.append([record(CLOSED, ticket.call.rid, ticket.terms.account) for ticket in batch])
-        except SpoolFull as fault:
-            log.error("spool_full", reason=str(fault))
-        for ticket in batch:
-            self._settlements.take_back(ticket.call.rid, ticket.terms.account)
+        self._retract(batch)
         self._answer_all(batch, Refused(unavailable()))
 
     async def _try_again(self, ticket: Ticket, *, is_loaded: bool) -> None:
@@ -205,16 +249,13 @@ class Admission:
             fresh = self._directory.terms_of(entry, ticket.terms.key, ticket.terms.policy, call.admitted_at_ms)
             if isinstance(fresh, Terms):
                 ticket.terms = fresh
-                self.submit(ticket)
+                self._enqueue(ticket)
                 return
             decision = Refused(fresh)
         except Unavailable:
             decision = Refused(unavailable())
-        try:
-            self._spool.append([record(CLOSED, call.rid, account)])
-        except SpoolFull as fault:
-            log.error("spool_full", reason=str(fault))
-        ticket.done(decision)
+        self._retract([ticket])
+        self._answer(ticket, decision)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -223,7 +264,11 @@ class Admission:
 
     def _answer_all(self, batch: list[Ticket], decision: Decision) -> None:
         for ticket in batch:
-            ticket.done(decision)
+            self._answer(ticket, decision)
+
+    def _answer(self, ticket: Ticket, decision: Decision) -> None:
+        self._pending.pop(ticket.call.rid, None)
+        ticket.answer(decision)
 
 
 def _decision(ticket: Ticket, result: list[int]) -> Decision:

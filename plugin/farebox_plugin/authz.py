@@ -12,7 +12,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from farebox.v1.digest import digest
-from farebox_plugin.admission import Admission, Admitted, Decision, Refused, Ticket, unavailable
+from farebox_plugin.admission import Admission, Admitted, Decision, Refused, Ticket, Waiter, unavailable
 from farebox_plugin.answer import allowed_prefix, allowed_suffix, denied, rate_limit_headers
 from farebox_plugin.call import read_call
 from farebox_plugin.directory import Directory
@@ -125,7 +125,7 @@ class Authz:
         def decided(decision: Decision) -> None:
             self._answer(call, decision, held, reply)
 
-        self._admission.submit(Ticket(call, terms, held, decided, lambda: reply.is_abandoned))
+        self._admission.submit(Ticket(call, terms, held, [Waiter(decided, lambda: reply.is_abandoned)]))
 
     def _answer(self, call: Call, decision: Decision, held: dict[str, int], reply: UnaryReply) -> None:
         if isinstance(decision, Refused):

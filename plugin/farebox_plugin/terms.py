@@ -195,7 +195,7 @@ def units_to_hold(terms: Terms, max_tokens: int | None, recent: Mapping[str, int
 
 
 def hold_text(owner: str, admitted_at_ms: int, terms: Terms, held: Mapping[str, int]) -> str:
-    """The hold as it stands in Valkey and in the spool: ``<owner>;<ms>;<counter>|<meter>|<units>,…``"""
+    """The hold as it stands in Valkey and in the spool: ``<owners>;<ms>;<counter>|<meter>|<units>,…``"""
     parts = ",".join(f"{counter.field}|{counter.meter}|{held[counter.meter]}" for counter in terms.counters)
     return f"{owner};{admitted_at_ms};{parts}"
 

@@ -50,9 +50,10 @@ class DecimalText(TypeDecorator[Decimal]):
 
 def make_engine(url: str) -> Engine:
     """An engine for ``sqlite:///…`` or ``postgresql+psycopg://…``."""
+    # hide_parameters: an error's text goes to the log, and a statement's parameters are a customer's data.
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 10})
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 10}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
@@ -73,7 +74,10 @@ def make_engine(url: str) -> Engine:
 @contextmanager
 def transaction(engine: Engine, *, read_only: bool = False) -> Iterator[Session]:
     """One transaction: commits when the block ends, rolls back when it raises."""
-    with engine.connect().execution_options(read_only=read_only) as connection, connection.begin():
-        with Session(bind=connection, expire_on_commit=False) as session:
-            yield session
-            session.flush()
+    with (
+        engine.connect().execution_options(read_only=read_only) as connection,
+        connection.begin(),
+        Session(bind=connection, expire_on_commit=False) as session,
+    ):
+        yield session
+        session.flush()

@@ -14,7 +14,7 @@ from farebox.v1.digest import digest, new_api_key
 from farebox.v1.entitlements_pb2 import Account, KeyRecord, MeterRule, Policies, Policy, StatusRange
 from farebox.v1.envoy_authz_pb2 import CheckRequest
 from farebox.v1.usage_pb2 import AccountState, UsageBatch
-from farebox_plugin.admission import Admission, Admitted, Decision, Ticket
+from farebox_plugin.admission import Admission, Admitted, Decision, Ticket, Waiter
 from farebox_plugin.call import read_call
 from farebox_plugin.directory import Directory, read_policy
 from farebox_plugin.estimates import RecentUse
@@ -195,7 +195,9 @@ async def ask(
     terms = part.directory.terms_of(entry, "key1", policy, call.admitted_at_ms)
     assert isinstance(terms, Terms)
     answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-    part.admission.submit(Ticket(call, terms, units_to_hold(terms, None, {}), answer.set_result, lambda: abandoned))
+    looks = count()  # the peer is still there at the first look, when the question is sent
+    waiter = Waiter(answer.set_result, lambda: abandoned and next(looks) > 0)
+    part.admission.submit(Ticket(call, terms, units_to_hold(terms, None, {}), [waiter]))
     return await answer
 
 

@@ -101,6 +101,41 @@ async def test_an_answer_that_nobody_waits_for_any_more_is_taken_back(part: Part
     assert code(await ask(part)) == "allowed"
 
 
+async def test_a_request_that_two_workers_were_asked_about_in_vain_holds_nothing(part: Part, valkey: Valkey) -> None:
+    async with a_part(valkey, part.folder, "w1") as other:
+        await part.publish(an_account(limit=1))
+        other.ledger.accounts = part.ledger.accounts
+        decisions = await asyncio.gather(
+            ask(part, stream=910, abandoned=True),
+            ask(other, stream=910, abandoned=True),
+            ask(part, stream=910, abandoned=True),
+        )
+        assert {code(decision) for decision in decisions} == {"metering_unavailable"}
+        await settled(part)
+        await settled(other)
+        assert await part.counter() == {"api_requests": 0}
+        assert code(await ask(part)) == "allowed"
+
+
+async def test_of_two_workers_asked_the_one_that_answers_keeps_the_hold(part: Part, valkey: Valkey) -> None:
+    async with a_part(valkey, part.folder, "w1") as other:
+        await part.publish(an_account(limit=1))
+        other.ledger.accounts = part.ledger.accounts
+        decisions = await asyncio.gather(ask(part, stream=911, abandoned=True), ask(other, stream=911))
+        assert [code(decision) for decision in decisions] == ["metering_unavailable", "allowed"]
+        await settled(part)
+        assert await part.counter() == {"api_requests": 1}
+        assert code(await ask(part)) == "quota_exceeded"
+
+
+async def test_a_check_repeated_while_the_first_is_on_its_way_is_one_request(part: Part) -> None:
+    await part.publish(an_account(limit=5))
+    decisions = await asyncio.gather(*(ask(part, stream=912) for _ in range(4)))
+    assert [code(decision) for decision in decisions] == ["allowed"] * 4
+    assert await part.counter() == {"api_requests": 1}
+    assert [kind for kind, _ in part.records()].count(b"A") == 1
+
+
 async def test_who_gave_up_cannot_take_the_hold_of_the_worker_that_was_asked_next(part: Part, valkey: Valkey) -> None:
     async with a_part(valkey, part.folder, "w1") as other:
         await part.publish(an_account(limit=1))

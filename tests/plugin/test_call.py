@@ -1,13 +1,12 @@
 import pytest
 
 from builders.plugin import a_check
-from farebox.v1.digest import new_api_key
+from farebox.v1.digest import checksum
 from farebox.v1.envoy_authz_pb2 import CheckRequest
 from farebox_plugin.call import credential, read_call
 from farebox_plugin.records import rid_time_ms
 
-KEY = new_api_key("test")
-OTHER = new_api_key("live")
+KEY, OTHER = (body + checksum(body) for body in (f"fb_test_{'A' * 30}", f"fb_live_{'b' * 30}"))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,11 @@ class OpenRequest:
     def is_allowed(self) -> bool:
         return any(self.claims.values())
 
+    @property
+    def hold_of_all(self) -> str:
+        """The hold with everybody who has a claim as its owner: a worker and its spool bear one name."""
+        return "+".join(self.claims) + ";" + self.hold.partition(";")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:

@@ -57,7 +57,7 @@ def admission_state(
             counters[field] = counters.get(field, 0) + units
     holds: dict[str, str] = {}
     for request in open_requests:
-        holds[request.grant.rid] = request.hold if request.is_allowed else "?" + request.hold
+        holds[request.grant.rid] = request.hold_of_all if request.is_allowed else "?" + request.hold_of_all
         for field, (_, units) in held_units(request.hold).items():
             counters[field] = counters.get(field, 0) + units
     return AdmissionState(counters, holds)

@@ -3,7 +3,7 @@
 -- KEYS  per request: the account's counters hash, its holds hash              (see farebox/v1/layout.py)
 -- ARGV  generation, not_after_ms, then per request:
 --       rid, version, hold, rate_field, emission_us, tolerance_us, n, then n x (counter, units, limit)
---       limit -1 = count only. rate_field '' = no rate limit. hold = '<owner>;<admitted_ms>;<counter>|<meter>|<units>,...'
+--       limit -1 = count only. rate_field '' = no rate limit. hold = '<owners>;<admitted_ms>;<counter>|<meter>|<units>,...'
 -- Returns {now_ms, result per request}; a result is {code, detail, committed units of each counter}:
 --    1 admitted            2 admitted before (the same rid again)
 --   -1 over a limit: detail = which counter (from 1)     -2 rate limited: detail = microseconds to wait
@@ -40,9 +40,11 @@ local function admit(counters, holds, at)
     local mark = string.sub(known, 1, 1)
     if mark == '!' then return { -5, 0 } end
     if mark ~= '?' then
-      -- Envoy asked again, elsewhere: from now on this worker alone may give the hold back (see settle.lua).
-      local owner, rest = string.match(hold, '^[^;]*'), string.match(known, '^[^;]*(;.*)$')
-      redis.call('HSET', holds, rid, owner .. rest)
+      -- Envoy asked again, elsewhere. Each worker that was asked may give up; the last one gives the hold back.
+      local owner, owners, rest = string.match(hold, '^[^;]*'), string.match(known, '^([^;]*)(;.*)$')
+      if not string.find('+' .. owners .. '+', '+' .. owner .. '+', 1, true) then
+        redis.call('HSET', holds, rid, owners .. '+' .. owner .. rest)
+      end
       local reply = { 2, 0 }
       for i = 1, n do reply[2 + i] = tonumber(state[3 + i] or 0) end
       return reply

@@ -2,10 +2,10 @@
 --
 -- KEYS  per request: the account's counters hash, its holds hash
 -- ARGV  generation, then per request: rid, owner, n, then n x (meter, units)
---       n = 0 voids: everything held is given back. owner '' = anybody's hold; else only this worker's: who gave up on an
---       admission must not take it from the worker that Envoy asked next.
--- Returns per request: 1 settled, 0 nothing to do (settled before, or never admitted here), 2 another worker's hold, left
--- alone, -4 account not loaded.
+--       n = 0 voids: everything held is given back. With an owner it is this worker that gives up on an admission; while
+--       others still own the hold it stays theirs, so that nobody takes it from the worker that Envoy asked next.
+-- Returns per request: 1 settled, 0 nothing to do (settled before, or never admitted here), 2 still owned by others,
+-- -4 account not loaded.
 --
 -- It applies only to an open hold, so any number of repetitions settle once, without a set of seen ids. The tombstone
 -- it leaves keeps a delayed duplicate of the admission from coming back; whoever settled removes it some seconds later.
@@ -18,7 +18,17 @@ local function settle(counters, holds, at)
   local rid, owner, n = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   if redis.call('HGET', counters, 'gen') ~= generation then return -4 end
   local hold = redis.call('HGET', holds, rid)
-  if hold and owner ~= '' and string.match(hold, '^[?]?([^;]*)') ~= owner then return 2 end
+  if hold and owner ~= '' and string.sub(hold, 1, 1) ~= '!' then
+    local suspect, owners, rest = string.match(hold, '^([?]?)([^;]*)(;.*)$')
+    local others = {}
+    for each in string.gmatch(owners, '[^+]+') do
+      if each ~= owner then others[#others + 1] = each end
+    end
+    if #others > 0 then
+      redis.call('HSET', holds, rid, suspect .. table.concat(others, '+') .. rest)
+      return 2
+    end
+  end
   redis.call('HSET', holds, rid, tombstone)
   if not hold or string.sub(hold, 1, 1) == '!' then return 0 end
   local used = {}

@@ -16,7 +16,7 @@ class UnaryReply(Protocol):
 
     @property
     def is_abandoned(self) -> bool:
-        """The peer has cancelled the call; nobody will read the answer."""
+        """The peer has cancelled the call, or will have given up before an answer can arrive: nobody reads it."""
         ...
 
     def send(self, message: bytes) -> None: ...

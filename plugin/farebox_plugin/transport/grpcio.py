@@ -13,6 +13,8 @@ import grpc.aio
 
 from farebox_plugin.transport import Opener, Services, Unary
 
+# An answer that leaves this close to the peer's deadline arrives after it.
+TOO_LATE_S = 0.03
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 _OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -58,9 +60,17 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 class _UnaryReply:
-    def __init__(self) -> None:
-        self.is_abandoned = False
+    def __init__(self, context: Any) -> None:
+        self.is_cancelled = False
+        self._context = context
         self.outcome: asyncio.Future[bytes | tuple[int, str]] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_abandoned(self) -> bool:
+        if self.is_cancelled:
+            return True
+        left_s = self._context.time_remaining()
+        return left_s is not None and left_s < TOO_LATE_S
 
     def send(self, message: bytes) -> None:
         if not self.outcome.done():
@@ -73,12 +83,12 @@ class _UnaryReply:
 
 def _unary(handler: Unary) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def call(message: bytes, context: Any) -> bytes:
-        reply = _UnaryReply()
+        reply = _UnaryReply(context)
         handler(message, reply)
         try:
             outcome = await reply.outcome
         except asyncio.CancelledError:
-            reply.is_abandoned = True
+            reply.is_cancelled = True
             raise
         if isinstance(outcome, bytes):
             return outcome

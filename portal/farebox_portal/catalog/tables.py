@@ -26,7 +26,7 @@ class Meter(SQLModel, table=True):
 
 
 class Feature(SQLModel, table=True):
-    """Something a plan can grant: metered when it names a meter, else on/off or a fixed value. Never changed, only archived."""
+    """What a plan can grant: metered when it names a meter, else on/off or a value. Never changed, only archived."""
 
     __tablename__ = "features"
 

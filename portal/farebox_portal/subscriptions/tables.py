@@ -1,7 +1,7 @@
 """Who bought what, from when to when, and the API keys that came with it."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import JSON, Column
 from sqlmodel import Field, SQLModel
@@ -28,16 +28,16 @@ class Subscription(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
 
-    def status(self, now: datetime) -> str:
+    def status(self, now: datetime) -> Literal["scheduled", "active", "canceled", "inactive"]:
+        if self.active_to is not None and self.active_to <= max(now, self.active_from):
+            return "inactive"  # over, or called off before it began
         if now < self.active_from:
             return "scheduled"
-        if self.active_to is None:
-            return "active"
-        return "canceled" if now < self.active_to else "inactive"
+        return "active" if self.active_to is None else "canceled"
 
 
 class ApiKey(SQLModel, table=True):
-    """A credential of a subscription. The key itself is shown once and never stored: `digest` finds it, `start` names it."""
+    """A credential. The key itself is shown once and never stored: `digest` finds it, `start` names it."""
 
     __tablename__ = "api_keys"
 
@@ -50,3 +50,8 @@ class ApiKey(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UTCDateTime)
     expires_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+    def status(self, now: datetime) -> Literal["active", "expired", "revoked"]:
+        if self.revoked_at is not None:
+            return "revoked"
+        return "active" if self.expires_at is None or now < self.expires_at else "expired"

@@ -10,13 +10,14 @@ from farebox_portal.db import UTCDateTime
 
 
 class UsageRow(SQLModel, table=True):
-    """What one request used of one meter. (account, request, meter) is its identity: a batch applied twice changes nothing.
+    """What one request used of one meter. (account, request, meter) is its identity: applied twice, it counts once.
 
     The account is part of the key, so that no customer's request id can displace another's.
     """
 
     __tablename__ = "usage_events"
-    __table_args__ = (Index("usage_events_by_meter", "subscription_id", "meter", "admitted_at_ms"),)
+    # With the quantity in it, a period's total is read from the index alone.
+    __table_args__ = (Index("usage_events_by_meter", "subscription_id", "meter", "admitted_at_ms", "quantity"),)
 
     customer_id: str = Field(primary_key=True)
     rid: str = Field(primary_key=True)
@@ -42,12 +43,13 @@ class SpoolCursor(SQLModel, table=True):
 
 
 class QuarantinedEvent(SQLModel, table=True):
-    """An event that could not be applied, with the reason. Kept, so that a fault here never loses usage or blocks the queue."""
+    """An event that could not be applied, with the reason. Kept, so that a fault here never loses or blocks usage."""
 
     __tablename__ = "quarantined_events"
 
-    id: int | None = Field(default=None, primary_key=True)
-    spool: str
+    # Its identity is its content, so that a batch sent again does not put it aside twice.
+    spool: str = Field(primary_key=True)
+    digest: str = Field(primary_key=True)
     end: int = Field(sa_type=BigInteger)
     reason: str
     payload: bytes = Field(sa_type=LargeBinary)

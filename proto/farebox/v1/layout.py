@@ -19,7 +19,8 @@ Fields of ``c``
     ``g:<s>``    GCRA theoretical arrival time of subscription s, microseconds
 
 Values of ``o``
-    a hold       ``<owner>;<admitted_ms>;<counter>|<meter>|<units>,…``  (owner: the worker that let it through)
+    a hold       ``<owners>;<admitted_ms>;<counter>|<meter>|<units>,…``
+                 owners: the workers that asked for it, joined by ``+``; it is given back when the last one gives up
     a suspect    ``?`` before a hold: rebuilt from a bare intent, never known to have been admitted
     a tombstone  ``!<ms>``: settled or voided; a delayed duplicate of its admission must not bring it back
 

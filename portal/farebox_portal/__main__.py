@@ -1,0 +1,3 @@
+from farebox_portal.cli import main
+
+main()

@@ -1,0 +1,43 @@
+"""The portal as one ASGI application: what it is made of, and nothing about how any of it works."""
+
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from farebox_portal import health, problems
+from farebox_portal.auth import Credentials, Parts
+from farebox_portal.body_limit import BodyLimit
+from farebox_portal.catalog.routes import router as catalog
+from farebox_portal.clock import Clock
+from farebox_portal.customers.routes import router as customers
+from farebox_portal.entitlements.routes import router as entitlements
+from farebox_portal.metrics import Metrics
+from farebox_portal.request_log import RequestLog
+from farebox_portal.settings import Settings
+from farebox_portal.subscriptions.routes import router as subscriptions
+from farebox_portal.usage.routes import router as usage
+
+_DESCRIPTION = """
+Plans, customers, subscriptions and API keys of an API behind Envoy; what they used, and what they may use.
+
+Errors are `application/problem+json` (RFC 9457) with a stable `code`. POSTs may carry an `Idempotency-Key`.
+Lists are paged: `{items, page, pageSize, totalCount}`.
+"""
+
+
+def create_app(settings: Settings, engine: Engine, clock: Clock) -> FastAPI:
+    """The application on this database and clock. Opens nothing and starts nothing."""
+    app = FastAPI(
+        title="Farebox",
+        version="1",
+        description=_DESCRIPTION,
+        docs_url=None,  # FastAPI's pages load their scripts from a CDN
+        redoc_url=None,
+    )
+    app.state.parts = Parts(settings, engine, clock, Credentials(settings))
+    app.state.metrics = Metrics()
+    app.add_middleware(BodyLimit)
+    app.add_middleware(RequestLog, metrics=app.state.metrics)  # added last is outermost
+    problems.install(app)
+    for router in (health.router, catalog, customers, subscriptions, usage, entitlements):
+        app.include_router(router)
+    return app

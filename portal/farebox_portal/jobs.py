@@ -1,0 +1,76 @@
+"""What happens by the clock: entitlements are published, and a Valkey that has lost its memory gets it back."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Engine
+
+from farebox_portal.clock import Clock
+from farebox_portal.entitlements.publish import connect, ensure_directory, publish_pending, publish_policies
+from farebox_portal.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+TRY_AGAIN_S = 0.5
+
+
+@dataclass
+class Job:
+    """Something to be done again and again. Whatever it raises is logged, and it is tried again."""
+
+    name: str
+    every_s: float
+    work: Callable[[], object]
+    due_s: float = 0.0  # on the monotonic clock
+    fault: str = ""  # what it failed with last; "" = it worked
+
+    def run_if_due(self) -> None:
+        if time.monotonic() < self.due_s:
+            return
+        try:
+            self.work()
+        except Exception as error:
+            self._failed(error)
+        else:
+            self._worked()
+
+    def _failed(self, error: Exception) -> None:
+        self.due_s = time.monotonic() + max(self.every_s, TRY_AGAIN_S)
+        # A store that is away for an hour is one line in the log, not seven thousand.
+        fault = f"{type(error).__name__}: {error}"
+        if fault != self.fault:
+            log.error("job_failed", job=self.name, error=fault, exc_info=error)
+        self.fault = fault
+
+    def _worked(self) -> None:
+        self.due_s = time.monotonic() + self.every_s
+        if self.fault:
+            log.info("job_recovered", job=self.name)
+        self.fault = ""
+
+
+def run_jobs(engine: Engine, clock: Clock, settings: Settings, stop: threading.Event) -> None:
+    """Run every job when it is due, until `stop` is set. Without FAREBOX_REDIS_URL there is nothing to do."""
+    if settings.redis_url is None:
+        stop.wait()
+        return
+    with connect(settings.redis_url) as store:
+        run_until(
+            stop,
+            [
+                Job("ensure_directory", 0.5, lambda: ensure_directory(engine, store, clock.now())),
+                Job("publish_pending", 0.2, lambda: publish_pending(engine, store, clock.now())),
+                Job("publish_policies", 0.5, lambda: publish_policies(engine, store)),
+            ],
+        )
+
+
+def run_until(stop: threading.Event, jobs: list[Job]) -> None:
+    while not stop.is_set():
+        for job in jobs:
+            if not stop.is_set():
+                job.run_if_due()
+        stop.wait(max(min(job.due_s for job in jobs) - time.monotonic(), 0))

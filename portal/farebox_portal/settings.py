@@ -1,0 +1,133 @@
+"""Everything the portal can be told: environment variables `FAREBOX_*`, and `FAREBOX_*_FILE` for what is secret.
+
+A missing or wrong variable stops the process at once, with one line that names it and never shows its value.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from farebox_portal.errors import SettingsError
+
+SECRETS = ("admin_token", "plugin_token", "key_pepper", "database_url", "redis_url")
+_TOKEN_LENGTH_MIN = 16
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="FAREBOX_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    environment: Literal["test", "production"] = "test"
+    state_dir: Path = Path(".farebox")
+    database_url: str | None = Field(default=None, repr=False)
+    """`sqlite:///FILE` or `postgresql://…`; by default a file in the state directory. Read `sql_url`."""
+    redis_url: str | None = Field(default=None, repr=False)
+    """Valkey or Redis, `redis://`, `rediss://` or `unix://`. Without it nothing is published to the gateway."""
+    admin_token: SecretStr
+    plugin_token: SecretStr
+    """What the plugin shows when it delivers usage and loads accounts."""
+    public_url: str = "http://127.0.0.1:8001"
+    key_pepper: SecretStr | None = None
+
+    @field_validator("admin_token", "plugin_token")
+    @classmethod
+    def _long_enough(cls, token: SecretStr) -> SecretStr:
+        if len(token.get_secret_value()) < _TOKEN_LENGTH_MIN:
+            raise ValueError(f"must have at least {_TOKEN_LENGTH_MIN} characters")
+        if not token.get_secret_value().isascii() or any(c.isspace() for c in token.get_secret_value()):
+            raise ValueError("must be ASCII without white space, as it travels in a header")
+        return token
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str | None) -> str | None:
+        if url is None or url.startswith(("sqlite:///", "postgresql+psycopg://")):
+            return url
+        scheme, found, rest = url.partition("://")
+        if found and scheme in ("postgres", "postgresql"):
+            return f"postgresql+psycopg://{rest}"
+        raise ValueError("must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_redis(cls, url: str | None) -> str | None:
+        if url is None or url.startswith(("redis://", "rediss://", "unix://")):
+            return url
+        scheme, found, rest = url.partition("://")
+        if found and scheme in ("valkey", "valkeys"):
+            return f"redis{'s' if scheme == 'valkeys' else ''}://{rest}"
+        raise ValueError("must be redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
+
+    @field_validator("public_url")
+    @classmethod
+    def _web_address(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")) or len(url.split("/")) < 3 or not url.split("/")[2]:
+            raise ValueError("must be http://HOST or https://HOST")
+        return url.rstrip("/")
+
+    @property
+    def sql_url(self) -> str:
+        """The SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.state_dir.resolve() / 'farebox.db'}"
+
+    @property
+    def key_environment(self) -> str:
+        """`live` or `test`: the word inside new API keys."""
+        return "live" if self.environment == "production" else "test"
+
+    @property
+    def pepper(self) -> bytes:
+        return b"" if self.key_pepper is None else self.key_pepper.get_secret_value().encode()
+
+    def prepare_state_dir(self) -> None:
+        """Make the state directory, for this user only. Raises SettingsError if it cannot be written."""
+        try:
+            self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise SettingsError(f"FAREBOX_STATE_DIR: cannot make {self.state_dir}: {error.strerror}") from None
+        if not os.access(self.state_dir, os.W_OK | os.X_OK):
+            raise SettingsError(f"FAREBOX_STATE_DIR: cannot write to {self.state_dir}")
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings of this process. Raises SettingsError naming every variable that is missing or wrong."""
+    secrets = _secret_files(os.environ if environ is None else environ)
+    try:
+        if environ is None:
+            return Settings(**secrets)
+        given = {name: environ[variable] for name in Settings.model_fields if environ.get(variable := _variable(name))}
+        return Settings.model_validate(given | secrets)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_complaint(fault) for fault in error.errors())) from None
+
+
+def _variable(name: str) -> str:
+    return f"FAREBOX_{name.upper()}"
+
+
+def _secret_files(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in SECRETS:
+        variable = _variable(name)
+        path = environ.get(f"{variable}_FILE")
+        if not path:
+            continue
+        if environ.get(variable):
+            raise SettingsError(f"{variable}: set it or {variable}_FILE, not both")
+        try:
+            found[name] = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            raise SettingsError(f"{variable}_FILE: cannot read {path}: {reason}") from None
+    return found
+
+
+def _complaint(fault: Any) -> str:
+    """One fault in words. Pydantic's own text for a missing or wrong value does not contain the value."""
+    variable = _variable(str(fault["loc"][0])) if fault["loc"] else "FAREBOX_*"
+    if fault["type"] == "missing":
+        return f"{variable}: is required but not set"
+    return f"{variable}: {str(fault['msg']).removeprefix('Value error, ')}"

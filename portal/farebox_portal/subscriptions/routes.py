@@ -1,0 +1,146 @@
+"""Subscriptions and their API keys over HTTP."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import JSONResponse
+
+from farebox_portal.auth import AdminOnly, ClockDep, PartsDep, ReadSessionDep, SessionDep
+from farebox_portal.customers import accounts
+from farebox_portal.documents import JsonRoute, Output
+from farebox_portal.idempotency import OnceDep
+from farebox_portal.pages import Listing, PageDep, listing
+from farebox_portal.problems import RESPONSES
+from farebox_portal.subscriptions import keys, lifecycle
+
+router = APIRouter(prefix="/v1", route_class=JsonRoute, dependencies=[AdminOnly], responses=RESPONSES)
+
+
+class FirstKey(Output):
+    id: str
+    key: str
+    name: str
+    start: str
+
+
+class NewSubscription(lifecycle.SubscriptionDocument):
+    """A subscription with its first API key, which is shown this once."""
+
+    api_key: FirstKey
+
+
+@router.get("/subscriptions", tags=["subscriptions"], response_model_exclude_none=True)
+def list_subscriptions(
+    session: ReadSessionDep,
+    clock: ClockDep,
+    page: PageDep,
+    customer_id: Annotated[str | None, Query(alias="customerId", description="Id or key")] = None,
+    status: lifecycle.Status | None = None,
+) -> Listing[lifecycle.SubscriptionDocument]:
+    now = clock.now()
+    owner = None if customer_id is None else accounts.get(session, customer_id).id
+    rows = lifecycle.every(now, customer_id=owner, status=status)
+    return listing(session, rows, page, lambda row: lifecycle.show(session, row, now))
+
+
+@router.post("/subscriptions", tags=["subscriptions"], status_code=201, response_model=NewSubscription)
+def create_subscription(body: lifecycle.SubscriptionInput, once: OnceDep, parts: PartsDep) -> JSONResponse:
+    """Begins a subscription and issues its first API key, which is shown in this answer only."""
+
+    def produce() -> NewSubscription:
+        subscription = lifecycle.create(once.session, body, once.now)
+        issued = keys.issue(once.session, subscription, keys.KeyInput(), parts.settings, once.now)
+        row = issued.row
+        shown = lifecycle.show(once.session, subscription, once.now)
+        return NewSubscription(
+            **shown.model_dump(), api_key=FirstKey(id=row.id, key=issued.key, name=row.name, start=row.start)
+        )
+
+    return once.answer(201, produce, secret=("apiKey", "key"))
+
+
+@router.get("/subscriptions/{subscription_id}", tags=["subscriptions"], response_model_exclude_none=True)
+def get_subscription(subscription_id: str, session: ReadSessionDep, clock: ClockDep) -> lifecycle.SubscriptionDocument:
+    return lifecycle.show(session, lifecycle.get(session, subscription_id), clock.now())
+
+
+@router.post(
+    "/subscriptions/{subscription_id}/cancel",
+    tags=["subscriptions"],
+    response_model=lifecycle.SubscriptionDocument,
+)
+def cancel_subscription(subscription_id: str, once: OnceDep, body: lifecycle.CancelInput | None = None) -> JSONResponse:
+    """At once unless `timing` says otherwise."""
+    timing = (body or lifecycle.CancelInput()).timing
+
+    def produce() -> lifecycle.SubscriptionDocument:
+        subscription = lifecycle.get(once.session, subscription_id)
+        return lifecycle.show(once.session, lifecycle.cancel(once.session, subscription, timing, once.now), once.now)
+
+    return once.answer(200, produce)
+
+
+@router.post(
+    "/subscriptions/{subscription_id}/unschedule-cancelation",
+    tags=["subscriptions"],
+    response_model=lifecycle.SubscriptionDocument,
+)
+def unschedule_cancelation(subscription_id: str, once: OnceDep) -> JSONResponse:
+    def produce() -> lifecycle.SubscriptionDocument:
+        subscription = lifecycle.get(once.session, subscription_id)
+        lifecycle.unschedule_cancelation(once.session, subscription, once.now)
+        return lifecycle.show(once.session, subscription, once.now)
+
+    return once.answer(200, produce)
+
+
+@router.delete("/customers/{id_or_key}", tags=["customers"], status_code=204)
+def delete_customer(id_or_key: str, session: SessionDep, clock: ClockDep) -> Response:
+    lifecycle.delete_customer(session, accounts.get(session, id_or_key), clock.now())
+    return Response(status_code=204)
+
+
+@router.get("/subscriptions/{subscription_id}/keys", tags=["keys"], response_model_exclude_none=True)
+def list_keys(
+    subscription_id: str, session: ReadSessionDep, clock: ClockDep, page: PageDep
+) -> Listing[keys.KeyDocument]:
+    now = clock.now()
+    subscription = lifecycle.get(session, subscription_id)
+    return listing(session, keys.every(subscription.id), page, lambda row: keys.show(row, now))
+
+
+@router.post(
+    "/subscriptions/{subscription_id}/keys", tags=["keys"], status_code=201, response_model=keys.NewKeyDocument
+)
+def issue_key(subscription_id: str, once: OnceDep, parts: PartsDep, body: keys.KeyInput | None = None) -> JSONResponse:
+    """The key itself is shown in this answer only."""
+
+    def produce() -> keys.NewKeyDocument:
+        subscription = lifecycle.get(once.session, subscription_id)
+        issued = keys.issue(once.session, subscription, body or keys.KeyInput(), parts.settings, once.now)
+        return keys.show_new(issued, once.now)
+
+    return once.answer(201, produce, secret=("key",))
+
+
+@router.post("/keys/{key_id}/rotate", tags=["keys"], status_code=201, response_model=keys.NewKeyDocument)
+def rotate_key(key_id: str, once: OnceDep, parts: PartsDep, body: keys.RotateInput | None = None) -> JSONResponse:
+    """A new key of the same name. The old one goes on for `gracePeriod`, by default not at all."""
+    grace = (body or keys.RotateInput()).grace_period
+
+    def produce() -> keys.NewKeyDocument:
+        issued = keys.rotate(once.session, keys.get(once.session, key_id), grace, parts.settings, once.now)
+        return keys.show_new(issued, once.now)
+
+    return once.answer(201, produce, secret=("key",))
+
+
+@router.get("/keys/{key_id}", tags=["keys"], response_model_exclude_none=True)
+def get_key(key_id: str, session: ReadSessionDep, clock: ClockDep) -> keys.KeyDocument:
+    return keys.show(keys.get(session, key_id), clock.now())
+
+
+@router.delete("/keys/{key_id}", tags=["keys"], status_code=204)
+def revoke_key(key_id: str, session: SessionDep, clock: ClockDep) -> Response:
+    keys.revoke(session, keys.get(session, key_id), clock.now())
+    return Response(status_code=204)

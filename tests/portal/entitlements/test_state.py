@@ -1,0 +1,202 @@
+"""What the plugin rebuilds admission from, and how it is asked for."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete
+from sqlmodel import select
+
+from builders.portal import (
+    NOW,
+    a_batch,
+    a_card,
+    a_customer,
+    a_feature,
+    a_key,
+    a_meter,
+    a_plan,
+    a_subscription,
+    an_account,
+    an_event,
+)
+from builders.portal_http import Portal
+from farebox.v1.entitlements_pb2 import Account
+from farebox.v1.usage_pb2 import AccountState, Receipt, UsageBatch, UsageEvent
+from farebox_portal.clock import from_ms, to_ms
+from farebox_portal.customers.tables import Customer
+from farebox_portal.db import transaction
+from farebox_portal.entitlements.routes import PROTOBUF, router
+from farebox_portal.entitlements.state import account_state
+from farebox_portal.errors import NotFound
+from farebox_portal.subscriptions.tables import Subscription
+from farebox_portal.usage.ingest import apply_batch
+from farebox_portal.usage.tables import UsageRow
+from farebox_portal.usage.totals import meter_total
+
+DAY = timedelta(days=1)
+Counters = dict[tuple[str, datetime], int]
+
+
+@pytest.fixture
+def portal(tmp_path: Path) -> Iterator[Portal]:
+    with Portal(tmp_path, router) as portal:
+        with transaction(portal.engine) as session:
+            a_meter(session)
+            a_meter(session, "tokens")
+            a_feature(session, meter_slug="api_requests")
+            a_feature(session, "tokens", "tokens")
+        yield portal
+
+
+@pytest.fixture
+def subscription(portal: Portal) -> Subscription:
+    """100 requests a month and 10 tokens a day; anchored at 31 January."""
+    with transaction(portal.engine) as session:
+        plan = a_plan(session, a_card(), a_card("tokens", limit=10, billingCadence="P1D"))
+        return a_subscription(session, a_customer(session), plan)
+
+
+def use(portal: Portal, *events: UsageEvent, end: int = 100) -> None:
+    with transaction(portal.engine) as session:
+        apply_batch(session, a_batch(*events, end=end), NOW)
+
+
+def state(portal: Portal, account_id: str) -> AccountState:
+    with transaction(portal.engine, read_only=True) as session:
+        return account_state(session, account_id, NOW)
+
+
+def counters(found: AccountState) -> Counters:
+    return {(counter.quota_id, from_ms(counter.period_start_ms)): counter.used for counter in found.counters}
+
+
+def test_counters_are_the_totals_of_the_last_the_current_and_the_next_period(
+    portal: Portal, subscription: Subscription
+) -> None:
+    instants = [datetime(2026, 1, 30, tzinfo=UTC), NOW - 30 * DAY, NOW - 11 * DAY, NOW - DAY, NOW, NOW + DAY]
+    use(portal, *(an_event(subscription, f"r{n}", at, api_requests=1, tokens=10**n) for n, at in enumerate(instants)))
+    assert counters(state(portal, subscription.customer_id)) == {
+        ("api_requests.P1M", datetime(2026, 1, 31, tzinfo=UTC)): 2,
+        ("api_requests.P1M", datetime(2026, 2, 28, tzinfo=UTC)): 3,
+        ("tokens.P1D", datetime(2026, 3, 9, tzinfo=UTC)): 1000,
+        ("tokens.P1D", datetime(2026, 3, 10, tzinfo=UTC)): 10_000,
+        ("tokens.P1D", datetime(2026, 3, 11, tzinfo=UTC)): 100_000,
+    }
+
+
+def test_the_document_and_every_cursor_come_with_the_counters(portal: Portal, subscription: Subscription) -> None:
+    with transaction(portal.engine) as session:
+        session.get_one(Customer, subscription.customer_id).entitlements_version = 5
+    use(portal, an_event(subscription), end=70)
+    found = state(portal, subscription.customer_id)
+    account = Account.FromString(found.account)
+    assert (account.id, account.version) == (subscription.customer_id, 5)
+    assert dict(found.cursors) == {"host/0/1": 70}
+
+
+def test_another_account_s_usage_is_not_in_it(portal: Portal, subscription: Subscription) -> None:
+    with transaction(portal.engine) as session:
+        _, other, _ = an_account(session, "other")
+    use(portal, an_event(other, api_requests=9))
+    assert counters(state(portal, subscription.customer_id)) == {}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(used=st.lists(st.tuples(st.integers(0, 40 * 24), st.integers(0, 500)), max_size=12))
+def test_counters_equal_the_ledger_s_totals_of_their_period(
+    portal: Portal, subscription: Subscription, used: list[tuple[int, int]]
+) -> None:
+    with transaction(portal.engine) as session:
+        session.exec(delete(UsageRow))
+    events = [an_event(subscription, f"r{n}", NOW - timedelta(hours=at), tokens=q) for n, (at, q) in enumerate(used)]
+    use(portal, *events)
+    found = state(portal, subscription.customer_id)
+    quotas = {quota.id: quota for quota in Account.FromString(found.account).subscriptions[0].quotas}
+    resets = [from_ms(ms) for ms in quotas["tokens.P1D"].resets_ms[:4]]
+    with transaction(portal.engine) as session:
+        for start, end in pairwise(resets):
+            total = meter_total(session, subscription.id, "tokens", start, end)
+            assert counters(found).get(("tokens.P1D", start), 0) == total
+            assert total == sum(q for at, q in used if start <= NOW - timedelta(hours=at) < end)
+
+
+def test_totals_and_cursor_are_of_one_instant_although_a_batch_is_booked_in_between(
+    portal: Portal, subscription: Subscription
+) -> None:
+    with transaction(portal.engine, read_only=True) as session:
+        session.exec(select(Customer.id)).all()  # the first read fixes what this transaction sees
+        use(portal, an_event(subscription, tokens=5), end=900)
+        found = account_state(session, subscription.customer_id, NOW)
+    assert counters(found) == {}
+    assert dict(found.cursors) == {}
+
+
+def test_an_account_that_does_not_exist_is_not_found(portal: Portal) -> None:
+    with pytest.raises(NotFound):
+        state(portal, "nobody")
+
+
+def deliver(portal: Portal, batch: UsageBatch | bytes, content_type: str = PROTOBUF) -> object:
+    body = batch if isinstance(batch, bytes) else batch.SerializeToString()
+    headers = {"Content-Type": content_type}
+    return portal.post("/internal/v1/usage", token=portal.plugin_token, content=body, headers=headers)
+
+
+def test_a_delivered_batch_is_booked_before_the_receipt_is_sent(portal: Portal, subscription: Subscription) -> None:
+    answer = deliver(portal, a_batch(an_event(subscription), b"\xff", end=42))
+    assert answer.status_code == 200  # type: ignore[attr-defined]
+    assert answer.headers["content-type"] == PROTOBUF  # type: ignore[attr-defined]
+    expected = Receipt(spool="host/0/1", end=42, accepted=1, quarantined=1)
+    assert Receipt.FromString(answer.content) == expected  # type: ignore[attr-defined]
+    with transaction(portal.engine) as session:
+        assert session.exec(select(UsageRow.rid)).all() == ["r1"]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"\xff\xff", PROTOBUF, 400),
+        (a_batch(spool=""), PROTOBUF, 400),
+        (a_batch(spool="s" * 300), PROTOBUF, 400),
+        (a_batch(spool="a\0b"), PROTOBUF, 400),
+        (a_batch(end=-1), PROTOBUF, 400),
+        (a_batch(), "application/json", 415),
+        (a_batch(b"x" * (16 << 20)), PROTOBUF, 413),
+    ],
+)
+def test_what_is_no_batch_is_refused_and_writes_nothing(
+    portal: Portal, body: UsageBatch | bytes, content_type: str, status: int
+) -> None:
+    answer = deliver(portal, body, content_type)
+    assert answer.status_code == status  # type: ignore[attr-defined]
+    assert answer.headers["content-type"] == "application/problem+json"  # type: ignore[attr-defined]
+    with transaction(portal.engine) as session:
+        assert session.connection().exec_driver_sql("SELECT count(*) FROM spool_cursors").scalar_one() == 0
+
+
+def test_the_state_is_sent_as_protobuf(portal: Portal, subscription: Subscription) -> None:
+    with transaction(portal.engine) as session:
+        key = a_key(session, session.get_one(Subscription, subscription.id))
+    use(portal, an_event(subscription))
+    path = f"/internal/v1/accounts/{subscription.customer_id}/state"
+    answer = portal.get(path, token=portal.plugin_token)
+    assert answer.status_code == 200
+    found = AccountState.FromString(answer.content)
+    assert [k.id for k in Account.FromString(found.account).keys] == [key.id]
+    assert [(c.subscription_id, c.quota_id, c.period_start_ms, c.used) for c in found.counters] == [
+        (subscription.id, "api_requests.P1M", to_ms(datetime(2026, 2, 28, tzinfo=UTC)), 1)
+    ]
+    assert portal.get("/internal/v1/accounts/nobody/state", token=portal.plugin_token).status_code == 404
+
+
+def test_only_the_plugin_may_deliver_and_load(portal: Portal, subscription: Subscription) -> None:
+    path = f"/internal/v1/accounts/{subscription.customer_id}/state"
+    assert portal.client.get(path).status_code == 401
+    assert portal.get(path).status_code == 403
+    assert portal.client.post("/internal/v1/usage").status_code == 401
+    assert portal.post("/internal/v1/usage").status_code == 403
