@@ -12,7 +12,16 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from farebox.v1.digest import digest
-from farebox_plugin.admission import Admission, Admitted, Decision, Refused, Ticket, Waiter, unavailable
+from farebox_plugin.admission import (
+    DECIDE_WITHIN_S,
+    Admission,
+    Admitted,
+    Decision,
+    Refused,
+    Ticket,
+    Waiter,
+    unavailable,
+)
 from farebox_plugin.answer import allowed_prefix, allowed_suffix, denied, rate_limit_headers
 from farebox_plugin.call import read_call
 from farebox_plugin.directory import Directory
@@ -84,14 +93,14 @@ class Authz:
         """Fetch what memory lacks, then go on as if it had been there."""
         found: Terms | Refusal | None = None
         try:
-            for _ in range(LOOKUPS_MAX):
-                await self._fetch_missing(call, digest(api_key, self._pepper))
-                found = self._look(call, api_key)
-                if found is not None:
-                    break
-        except Unavailable as fault:
+            async with asyncio.timeout(DECIDE_WITHIN_S):
+                for _ in range(LOOKUPS_MAX):
+                    await self._fetch_missing(call, digest(api_key, self._pepper))
+                    found = self._look(call, api_key)
+                    if found is not None:
+                        break
+        except (Unavailable, TimeoutError):
             self.counts["lookup_unavailable"] += 1
-            log.debug("lookup_unavailable", reason=str(fault))
         except StoreFault as fault:
             log.error("lookup_refused", reason=str(fault))
         except Exception:

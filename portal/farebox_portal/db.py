@@ -74,8 +74,12 @@ def make_engine(url: str) -> Engine:
 @contextmanager
 def transaction(engine: Engine, *, read_only: bool = False) -> Iterator[Session]:
     """One transaction: commits when the block ends, rolls back when it raises."""
+    options: dict[str, Any] = {"read_only": read_only}
+    if read_only and engine.dialect.name == "postgresql":
+        # All reads see one moment, as on SQLite: sums and cursors of two moments would rebuild wrong counters.
+        options["isolation_level"] = "REPEATABLE READ"
     with (
-        engine.connect().execution_options(read_only=read_only) as connection,
+        engine.connect().execution_options(**options) as connection,
         connection.begin(),
         Session(bind=connection, expire_on_commit=False) as session,
     ):

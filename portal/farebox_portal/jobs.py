@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
+from redis import RedisError
 from sqlalchemy import Engine
 
 from farebox_portal.clock import Clock
@@ -42,7 +43,8 @@ class Job:
         # A store that is away for an hour is one line in the log, not seven thousand.
         fault = f"{type(error).__name__}: {error}"
         if fault != self.fault:
-            log.error("job_failed", job=self.name, error=fault, exc_info=error)
+            is_outage = isinstance(error, RedisError)
+            log.error("job_failed", job=self.name, error=fault, exc_info=None if is_outage else error)
         self.fault = fault
 
     def _worked(self) -> None:

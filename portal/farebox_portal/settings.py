@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from farebox_portal.errors import SettingsError
 
@@ -31,6 +31,13 @@ class Settings(BaseSettings):
     """What the plugin shows when it delivers usage and loads accounts."""
     public_url: str = "http://127.0.0.1:8001"
     key_pepper: SecretStr | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`load_settings` alone reads the environment: the one it is given, and no other."""
+        return (init_settings,)
 
     @field_validator("admin_token", "plugin_token")
     @classmethod
@@ -94,10 +101,9 @@ class Settings(BaseSettings):
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings of this process. Raises SettingsError naming every variable that is missing or wrong."""
-    secrets = _secret_files(os.environ if environ is None else environ)
+    environ = os.environ if environ is None else environ
+    secrets = _secret_files(environ)
     try:
-        if environ is None:
-            return Settings(**secrets)
         given = {name: environ[variable] for name in Settings.model_fields if environ.get(variable := _variable(name))}
         return Settings.model_validate(given | secrets)
     except ValidationError as error:

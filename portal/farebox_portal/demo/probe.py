@@ -15,9 +15,21 @@ def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple
     return _request("GET", port, path, headers or {})
 
 
-def delete(port: int, path: str) -> int:
-    """DELETE on loopback: the status; 0 when nobody answers."""
-    return _request("DELETE", port, path, {})[0]
+def post(port: int, path: str) -> int:
+    """POST to loopback: the status; 0 when nobody answers."""
+    return _request("POST", port, path, {})[0]
+
+
+def _request(method: str, port: int, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
+    try:
+        link.request(method, path, headers=dict(headers))
+        answer = link.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        link.close()
 
 
 def get_json(port: int, path: str) -> Any:
@@ -50,15 +62,3 @@ def answers_ping(path: Path) -> bool:
             return link.recv(64).startswith(b"+PONG")
         except OSError:
             return False
-
-
-def _request(method: str, port: int, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
-    try:
-        link.request(method, path, headers=dict(headers))
-        answer = link.getresponse()
-        return answer.status, answer.read()
-    except (OSError, http.client.HTTPException):
-        return 0, b""
-    finally:
-        link.close()

@@ -1,6 +1,6 @@
 """The whole product on one machine: which children there are, in which order they start, which may die.
 
-    valkey -> upstream, plugin -> schema and seed -> portal -> envoy        and stopped from the outside in:
+    valkey -> portal (schema, seed), upstream, plugin -> envoy              and stopped from the outside in:
     envoy, plugin, portal, upstream, valkey
 
 Every child is asked something that only our own child answers rightly. A second demo that starts in the same second
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, cast
@@ -23,7 +23,7 @@ from farebox_portal.demo import engines, probe
 from farebox_portal.demo.child import Child
 from farebox_portal.demo.envoy_config import GatewayConfig
 from farebox_portal.demo.ports import is_free, next_free, require_free
-from farebox_portal.demo.state import DemoCustomer, Secrets, State
+from farebox_portal.demo.state import Secrets, State
 from farebox_portal.errors import CannotStart
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ STOP_ORDER = ("envoy", "plugin", "portal", "upstream", "valkey")
 STOP_GRACE_S = 5.0
 READY_TIMEOUT_S = 60.0
 _PORT_TRIES = 10
-_HOLDS_TIMEOUT_S = 2.0  # those of a crashed run stay longer, and are the sweeper's business
 _NEAR = {"gateway": 8000, "portal": 8001, "upstream": 8002, "envoy admin": 9901}
 
 
@@ -89,18 +88,16 @@ class Stack:
             child = engines.valkey(self._valkey_socket, self.state.folder / "valkey", self.state.log("valkey"))
             self._launch("valkey", child)
             self._wait(child, lambda: probe.answers_ping(self._valkey_socket))
-        # Most of a start is Python importing. Upstream and plugin do it while we do ours for the database; the portal
-        # has to wait for that.
+        # Most of a start is Python importing: all children do it at the same time.
         self.secrets = self.state.read_secrets()
-        self.ports["portal"] = self._port("portal")
+        self.state.write_secrets(self.secrets)
+        self._launch_on_free_ports(self._portal_part)
         self._launch_on_free_ports(self._upstream_part)
         self._launch("plugin", self._plugin())
-        with self._step("database"):
-            self._migrate_and_seed()
-        self._launch_on_free_ports(self._portal_part)
         for part in (self._upstream_part, self._portal_part):
             with self._step(part.name):
                 self._settle_on_ports(part)
+        self.secrets = self.state.read_secrets()  # with the customers that the portal has seeded
         with self._step("plugin"):
             if self.children["plugin"].environment != self._environment:  # the portal had to move
                 self.children["plugin"].stop(STOP_GRACE_S)
@@ -117,6 +114,8 @@ class Stack:
 
     def stop(self) -> None:
         """End every child, the gateway first, so that nothing is let in that the others would no longer see."""
+        if "envoy" in self.children and self.children["envoy"].exit_status is None:
+            engines.drain_envoy(self.ports["envoy admin"])
         for name in STOP_ORDER:
             if name in self.children:
                 self.children[name].stop(STOP_GRACE_S)
@@ -147,35 +146,6 @@ class Stack:
             told |= {"FAREBOX_PUBLIC_URL": self.url("portal"), "FAREBOX_PORTAL_URL": self.url("portal")}
         return told
 
-    def _migrate_and_seed(self) -> None:
-        # Imported here, because this is what takes the time that ``start`` gives to others.
-        from farebox_portal.clock import SystemClock
-        from farebox_portal.db import make_engine, transaction
-        from farebox_portal.migrate import migrate
-        from farebox_portal.seed import seed
-        from farebox_portal.settings import load_settings
-
-        settings = load_settings(self._environment)
-        engine = make_engine(settings.sql_url)
-        try:
-            migrate(engine)
-            with transaction(engine) as session:
-                found = {}
-                for name, seeded in seed(session, settings, SystemClock().now()).items():
-                    known = self.secrets.customers.get(name)
-                    api_key = seeded.api_key or (known.api_key if known else None)
-                    if api_key is None:
-                        raise CannotStart(
-                            f"{self.state.folder} has lost the API key of {name} (secrets.json); "
-                            f"remove the directory to start afresh"
-                        )
-                    found[name] = DemoCustomer(seeded.email, api_key)
-                self.secrets = replace(self.secrets, customers=found)
-                # Before the commit: keys that nobody knows would be lost for good, unused ones are only overwritten.
-                self.state.write_secrets(self.secrets)
-        finally:
-            engine.dispose()
-
     @property
     def _portal_part(self) -> Part:
         return Part("portal", self._portal, self._portal_is_ready, ("portal",))
@@ -185,7 +155,7 @@ class Stack:
         return Part("upstream", self._upstream, self._upstream_is_ready, ("upstream",))
 
     def _portal(self) -> Child:
-        command = [sys.executable, "-m", "farebox_portal", "portal", "--port", str(self.ports["portal"])]
+        command = [sys.executable, "-m", "farebox_portal.demo.portal", "--port", str(self.ports["portal"])]
         return Child("portal", command, self.state.log("portal"), self._environment)
 
     def _portal_is_ready(self, _child: Child) -> bool:
@@ -245,35 +215,16 @@ class Stack:
         )
 
     def _warm_up(self) -> None:
-        """Let each account's counters be built from the ledger, which its first request would have to wait for.
-
-        The portal is asked first, as the plugin would ask it: its first answer takes longer than Envoy waits. A 404 is
-        not billed, so what this holds is given back; the upstream's record is wiped. What the gateway answers does not
-        matter (the quota may be used up), as long as it is an answer of somebody who knows the account.
-        """
+        """Ask the portal once as the plugin asks it: its first answer can take longer than Envoy waits."""
         import redis
 
         with redis.Redis(unix_socket_path=str(self._valkey_socket), socket_timeout=2) as store:
-            accounts = self._accounts(store)
-            for account in accounts:
-                self._wait(self.children["portal"], lambda: self._portal_knows(account))  # noqa: B023 - called at once
-            for customer in self.secrets.customers.values():
-                key = {"authorization": f"Bearer {customer.api_key}"}
-                self._wait(self.children["envoy"], lambda: self._decided(key))  # noqa: B023
-            deadline = time.monotonic() + _HOLDS_TIMEOUT_S
-            holds = [layout.holds(account) for account in accounts]
-            self._wait(
-                self.children["valkey"],
-                lambda: time.monotonic() > deadline or not any(_has_open_holds(store, each) for each in holds),
-            )
-        probe.delete(self.ports["upstream"], "/__log")
+            account = next(iter(self._accounts(store)))
+        self._wait(self.children["portal"], lambda: self._portal_knows(account))
 
     def _portal_knows(self, account: str) -> bool:
         plugin = {"authorization": f"Bearer {self.secrets.plugin_token}"}
         return probe.get(self.ports["portal"], f"/internal/v1/accounts/{account}/state", plugin)[0] == 200
-
-    def _decided(self, key: dict[str, str]) -> bool:
-        return probe.get(self.ports["gateway"], "/v1/status/404", key)[0] not in (0, 401, 500, 503)
 
     def _launch_on_free_ports(self, part: Part) -> None:
         for port in part.ports:
@@ -320,7 +271,3 @@ class Stack:
             self._say("\n")
             raise
         self._say(f"ok {time.monotonic() - began:.1f} s\n")
-
-
-def _has_open_holds(store: "redis.Redis", name: str) -> bool:
-    return any(not hold.startswith(b"!") for hold in cast("list[bytes]", store.hvals(name)))

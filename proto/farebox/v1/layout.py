@@ -3,7 +3,7 @@
 ==========================  ======  ====================================================================================
 key                         type    content
 ==========================  ======  ====================================================================================
-``fb:key:<digest>``         string  ``KeyRecord``; digest = hex SHA-256 of the API key (keyed with the pepper if one is set)
+``fb:key:<digest>``         string  ``KeyRecord``; digest = hex SHA-256 of the API key (keyed with the pepper if set)
 ``fb:policies``             string  ``Policies``
 ``fb:directory``            string  the generation for which every key record, account and policy was published
 ``fb:{<account>}:e``        string  ``Account``
