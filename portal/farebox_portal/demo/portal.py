@@ -34,7 +34,7 @@ def seed_and_keep_keys(engine: Engine, settings: Settings, state: State) -> None
                 raise CannotStart(
                     f"{state.folder} has lost the API key of {name} (secrets.json); remove it to start afresh"
                 )
-            found[name] = DemoCustomer(seeded.email, api_key)
+            found[name] = DemoCustomer(seeded.email, api_key, seeded.subscription_id)
         # Before the commit: keys that nobody knows would be lost for good, unused ones are only overwritten.
         state.write_secrets(replace(secrets, customers=found))
 

@@ -46,6 +46,7 @@ def run_demo(state: Path | None, gateway_port: int | None, portal_port: int | No
                     _show(stack, as_json)
                     return _watch(stack, stop_asked)
                 finally:
+                    opened.environment_file.unlink(missing_ok=True)
                     stack.stop()
         except Stopped:
             return 0
@@ -81,7 +82,12 @@ def _survived(child: Child, deaths: deque[float]) -> bool:
 
 def _document(stack: Stack) -> dict[str, Any]:
     customers = {
-        name: {"email": customer.email, "password": None, "apiKey": customer.api_key}
+        name: {
+            "email": customer.email,
+            "password": None,
+            "apiKey": customer.api_key,
+            "subscriptionId": customer.subscription_id,
+        }
         for name, customer in stack.secrets.customers.items()
     }
     return {
@@ -99,9 +105,19 @@ def _document(stack: Stack) -> dict[str, Any]:
 
 def _show(stack: Stack, as_json: bool) -> None:
     document = _document(stack)
+    stack.state.write_environment(_variables(document))
     text = json.dumps(document) if as_json else _page(document)
     with suppress(BrokenPipeError):
         print(text, flush=True)
+
+
+def _variables(document: dict[str, Any]) -> dict[str, str]:
+    """GATEWAY, PORTAL, ADMIN, and for each seeded customer its key and subscription: FREE_KEY, FREE_SUBSCRIPTION, …"""
+    found = {"GATEWAY": document["gateway"], "PORTAL": document["portal"], "ADMIN": document["adminToken"]}
+    for name, customer in document["customers"].items():
+        found[f"{name.upper()}_KEY"] = customer["apiKey"]
+        found[f"{name.upper()}_SUBSCRIPTION"] = customer["subscriptionId"]
+    return found
 
 
 def _page(document: dict[str, Any]) -> str:
@@ -113,10 +129,12 @@ def _page(document: dict[str, Any]) -> str:
 Farebox is running.
 
   gateway      {gateway}   what your customers call
-  portal       {portal}   REST API, {portal}/docs
+  portal       {portal}   REST API, described in {portal}/openapi.json
   upstream     {document["upstream"]}   the API behind the gateway; GET /__log lists what reached it
   envoy admin  {document["envoyAdmin"]}
   state, logs  {document["state"]}
+
+In another shell, for all of these as variables:   . {document["state"]}/demo.env
 
 API keys, by plan
 {listed}

@@ -114,7 +114,8 @@ class Stack:
 
     def stop(self) -> None:
         """End every child, the gateway first, so that nothing is let in that the others would no longer see."""
-        if "envoy" in self.children and self.children["envoy"].exit_status is None:
+        gateway = self.children.get("envoy")
+        if gateway is not None and gateway.exit_status is None and "envoy admin" in self.ports:
             engines.drain_envoy(self.ports["envoy admin"])
         for name in STOP_ORDER:
             if name in self.children:

@@ -4,6 +4,7 @@ secrets.json    tokens and API keys (0600): keys are stored as digests, so this 
 farebox.db      SQLite, the ledger
 valkey/         append-only file
 spool/          what the plugin has metered and not yet delivered
+demo.env        the running demo's addresses and keys as shell variables (0600); gone when it stops
 envoy.yaml      the gateway's configuration
 logs/           one file for each child, of the latest run
 """
@@ -12,6 +13,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -29,6 +31,7 @@ class DemoCustomer:
 
     email: str
     api_key: str
+    subscription_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,16 @@ class State:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._secrets_file)
+
+    @property
+    def environment_file(self) -> Path:
+        return self.folder / "demo.env"
+
+    def write_environment(self, variables: Mapping[str, str]) -> None:
+        """What another shell sources to talk to the running demo; readable by this user only."""
+        self.environment_file.unlink(missing_ok=True)
+        with os.fdopen(os.open(self.environment_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
 
     @property
     def _secrets_file(self) -> Path:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,7 +140,9 @@ def test_the_gateway_is_stopped_first_and_the_store_last(stack: Stack, monkeypat
 
 @pytest.fixture
 def seeded(stack: Stack) -> Stack:
-    customers = {name: DemoCustomer(f"{name}@example.com", f"key-{name}") for name in ("free", "pro", "ai", "credits")}
+    customers = {
+        name: DemoCustomer(f"{name}@example.com", f"key-{name}", "s") for name in ("free", "pro", "ai", "credits")
+    }
     stack.secrets = Secrets("admin", "plugin", customers)
     stack.ports = {"gateway": 1, "portal": 2, "upstream": 3, "envoy admin": 4}
     return stack
@@ -162,7 +165,12 @@ def test_the_json_line_has_everything_a_program_needs(seeded: Stack, capsys: pyt
         "adminToken": "admin",
         "state": str(seeded.state.folder),
         "customers": {
-            name: {"email": f"{name}@example.com", "password": None, "apiKey": f"key-{name}"}
+            name: {
+                "email": f"{name}@example.com",
+                "password": None,
+                "apiKey": f"key-{name}",
+                "subscriptionId": "s",
+            }
             for name in ("free", "pro", "ai", "credits")
         },
     }
@@ -207,3 +215,14 @@ def test_settings_of_a_real_installation_do_not_reach_the_demo(tmp_path: Path, m
     with open_state(tmp_path):
         run_demo(tmp_path, None, None, as_json=True)
     assert "FAREBOX_DATABASE_URL" not in os.environ
+
+
+def test_a_shell_gets_addresses_and_keys_as_variables(seeded: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    run._show(seeded, as_json=True)
+    file = seeded.state.folder / "demo.env"
+    assert file.stat().st_mode & 0o077 == 0
+    shown = subprocess.run(
+        ["sh", "-c", f'. {file} && echo "$GATEWAY $FREE_KEY $FREE_SUBSCRIPTION $ADMIN"'],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout.split() == ["http://127.0.0.1:1", "key-free", "s", "admin"]
