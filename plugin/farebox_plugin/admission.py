@@ -149,9 +149,7 @@ class Admission:
         for ticket in batch:
             call, terms = ticket.call, ticket.terms
             hold = hold_text(self._owner, call.admitted_at_ms, terms, ticket.held)
-            intents.append(
-                record(INTENT, call.rid, terms.account, terms.subscription, terms.key, terms.policy.key, hold)
-            )
+            intents.append(self._intent(ticket))
             keys += (layout.counters(terms.account), layout.holds(terms.account))
             arguments += (call.rid, terms.version, hold, terms.rate_field, terms.emission_us, terms.tolerance_us)
             arguments.append(len(terms.counters))
@@ -219,8 +217,37 @@ class Admission:
 
     def _drop(self, batch: list[Ticket]) -> None:
         """Answer without having asked (again)."""
+        batch = self._let_pass(batch)
         self._retract([ticket for ticket in batch if ticket.attempts])
         self._answer_all(batch, Refused(unavailable()))
+
+    def _let_pass(self, batch: list[Ticket]) -> list[Ticket]:
+        """Let in what a policy lets in without the store (`onStoreFailure: allow`); the rest is returned.
+
+        The spool has them as let in, so they are billed, and their account is rebuilt from it when the store is back.
+        """
+        passing = [each for each in batch if each.terms.policy.allow_on_store_failure and not each.is_abandoned]
+        if not passing:
+            return batch
+        records = []
+        for ticket in passing:
+            records += [self._intent(ticket), record(ALLOWED, ticket.call.rid, ticket.terms.account)]
+        try:
+            self._spool.append(records)
+        except SpoolFull as fault:
+            log.error("spool_full", reason=str(fault))
+            return batch
+        for ticket in passing:
+            self.counts["let_pass_without_store"] += 1
+            self._settlements.distrust(ticket.terms.account)
+            self._answer(ticket, Admitted(ticket.terms, [], 0))
+        passed = set(map(id, passing))
+        return [each for each in batch if id(each) not in passed]
+
+    def _intent(self, ticket: Ticket) -> bytes:
+        call, terms = ticket.call, ticket.terms
+        hold = hold_text(self._owner, call.admitted_at_ms, terms, ticket.held)
+        return record(INTENT, call.rid, terms.account, terms.subscription, terms.key, terms.policy.key, hold)
 
     def _retract(self, batch: list[Ticket]) -> None:
         """Give up on requests whose intent stands in the spool: they may be held, or a rebuild may have held them."""
@@ -236,6 +263,7 @@ class Admission:
     def _give_up(self, batch: list[Ticket], reason: str) -> None:
         """The outcome is unknown: say no, and make it so."""
         self.counts[f"unknown_outcome_{reason}"] += len(batch)
+        batch = self._let_pass(batch)
         self._retract(batch)
         self._answer_all(batch, Refused(unavailable()))
 
@@ -243,7 +271,6 @@ class Admission:
         """The account changed since the terms were made, or this server does not know it (any more)."""
         ticket.attempts += 1
         account, call = ticket.terms.account, ticket.call
-        decision: Decision
         try:
             async with asyncio.timeout(DECIDE_WITHIN_S):
                 entry = await self._directory.load_account(account) if is_loaded else None
@@ -254,11 +281,11 @@ class Admission:
                 ticket.terms = fresh
                 self._enqueue(ticket)
                 return
-            decision = Refused(fresh)
         except (Unavailable, TimeoutError):
-            decision = Refused(unavailable())
+            self._drop([ticket])
+            return
         self._retract([ticket])
-        self._answer(ticket, decision)
+        self._answer(ticket, Refused(fresh))
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

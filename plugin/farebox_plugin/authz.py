@@ -101,6 +101,10 @@ class Authz:
                         break
         except (Unavailable, TimeoutError):
             self.counts["lookup_unavailable"] += 1
+            policy = self._directory.known_policy(call.policy)
+            if policy is not None and policy.allow_on_store_failure:
+                key_digest = digest(api_key, self._pepper)
+                found = self._directory.terms_before_loss(key_digest, policy, call.admitted_at_ms)
         except StoreFault as fault:
             log.error("lookup_refused", reason=str(fault))
         except Exception:

@@ -18,6 +18,8 @@ from farebox_plugin.records import Refusal, Unavailable
 from farebox_plugin.terms import Account, Key, Policy, Quota, Subscription, Terms, terms
 
 TTL_S = 30.0
+# While the store is away: the bound on how late a revocation may act under `onStoreFailure: allow`.
+STALE_S = 30.0
 ENTRIES_MAX = 200_000
 DEFAULT_POLICY = Policy(key="default", meters={"api_requests": 1})
 
@@ -27,6 +29,15 @@ class AccountEntry:
     account: Account
     expires_at: float
     terms: dict[tuple[str, str], Terms] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What was known when the connection was lost. No revocation can reach it, so it is believed for a short time."""
+
+    keys: dict[str, tuple[float, entitlements_pb2.KeyRecord | None]]
+    accounts: dict[str, AccountEntry]
+    until: float
 
 
 class Directory:
@@ -39,13 +50,13 @@ class Directory:
         self._policies: dict[str, Policy] | None = None
         self._policies_expire_at = 0.0
         self._policies_last_known: dict[str, Policy] = {}
+        self._before_loss = _Memory({}, {}, 0.0)
 
     def invalidated(self, keys: list[bytes] | None) -> None:
         """The server says these keys changed (None: all may have)."""
         if keys is None:
-            self._keys.clear()
-            self._accounts.clear()
-            self._policies = None
+            self._before_loss = _Memory(self._keys, self._accounts, asyncio.get_running_loop().time() + STALE_S)
+            self._keys, self._accounts, self._policies = {}, {}, None
             return
         for raw in keys:
             key = raw.decode()
@@ -73,6 +84,15 @@ class Directory:
         elif directory is None or directory.decode() != self._link.generation:
             raise Unavailable("the key directory is being republished")
         self._remember(self._keys, digest, (asyncio.get_running_loop().time() + TTL_S, found))
+
+    def terms_before_loss(self, digest: str, policy: Policy, at_ms: int) -> Terms | Refusal | None:
+        """For policies that let requests pass while the store is away: the terms as they stood when it went away."""
+        memory = self._before_loss
+        _, record = memory.keys.get(digest, (0.0, None))
+        entry = memory.accounts.get(record.account_id) if record is not None else None
+        if record is None or entry is None or memory.until < asyncio.get_running_loop().time():
+            return None
+        return terms(entry.account, record.key_id, policy, at_ms)
 
     def find_policy(self, key: str) -> Policy | None:
         """None: has to be asked (`load_policies`). An unknown name raises LookupError: the route is misconfigured."""

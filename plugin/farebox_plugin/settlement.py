@@ -8,8 +8,9 @@ process dies before, the spool has the truth and the keeper repeats it.
 import asyncio
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -59,6 +60,7 @@ class Settlements:
         self._in_flight = 0
         self._tombstones: deque[tuple[float, list[_Item]]] = deque()
         self._is_sweeping = False
+        self._distrusted: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts: Tally[str] = Tally()
 
@@ -94,6 +96,26 @@ class Settlements:
     def take_back(self, rid: str, account: str) -> None:
         """Give back what an admission of this worker may have held; the spool knows already that it was given up."""
         self._enqueue([_Item(rid, account, owner=self._owner)])
+
+    def distrust(self, account: str) -> None:
+        """Have an account's counters rebuilt before they are believed again: the store has not seen all of its use."""
+        if account not in self._distrusted:
+            self._distrusted.add(account)
+            self._spawn(self._forget_generation(account))
+
+    async def _forget_generation(self, account: str) -> None:
+        while True:
+            try:
+                await self._link.ask("HDEL", layout.counters(account), "gen")
+                break
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+        self._distrusted.discard(account)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def repeat(self, events: Sequence[tuple[str, str, dict[str, int]]]) -> None:
         """Settle (rid, account, quantities) that the spool has already: a worker died before it could tell Valkey."""
@@ -155,9 +177,7 @@ class Settlements:
                 self._is_sweeping = True
                 asyncio.get_running_loop().call_later(TOMBSTONE_S, self._sweep_tombstones)
         for account, items in unloaded.items():
-            task = asyncio.ensure_future(self._load_then_again(account, items))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._load_then_again(account, items))
 
     async def _load_then_again(self, account: str, items: list[_Item]) -> None:
         # The rebuild knows these settlements from the spool. It may have read the spool a moment before they were in

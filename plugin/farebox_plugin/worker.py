@@ -37,7 +37,7 @@ from farebox_plugin.transport.grpcio import serve
 log = structlog.get_logger()
 
 DRAIN_S = 1.0
-SETTLE_S = 2.0
+SETTLE_S = 2.5  # the access log's safety net included
 STATS_INTERVAL_S = 1.0
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"

@@ -130,6 +130,36 @@ async def test_a_store_that_is_down_is_a_503_with_retry_after(part: Part, authz:
     assert {option.header.key for option in response.error_response.headers} >= {"retry-after", "content-type"}
 
 
+async def test_a_policy_may_let_requests_pass_while_the_store_is_away_and_they_are_counted_later(
+    part: Part, authz: Authz, valkey: Valkey
+) -> None:
+    lenient = a_policy("lenient", allow_on_store_failure=True)
+    key = await part.publish(an_account(limit=3), lenient, a_policy())
+    assert (await check(authz, a_check(key, policy="lenient"))).HasField("ok_response")
+    valkey.kill9()
+    await asyncio.sleep(0.05)
+    answers = [await check(authz, a_check(key, policy="lenient")) for _ in range(4)]
+    assert all(answer.HasField("ok_response") for answer in answers)
+    assert refusal(await check(authz, a_check(key))) == (503, "metering_unavailable"), "another policy on the same key"
+    assert refusal(await check(authz, a_check(new_api_key("test"), policy="lenient"))) == (503, "metering_unavailable")
+    valkey.start()
+    while not part.link.is_up or not part.settlements.is_idle:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await part.publish(an_account(limit=3), lenient, a_policy(), api_key=key)
+    assert refusal(await check(authz, a_check(key, policy="lenient"))) == (403, "quota_exceeded")
+    assert await part.counter() == {"api_requests": 5}
+
+
+async def test_without_the_store_a_stranger_to_this_worker_is_not_let_pass(part: Part, valkey: Valkey) -> None:
+    lenient = a_policy("lenient", allow_on_store_failure=True)
+    key = await part.publish(an_account(limit=3), lenient)
+    await part.directory.load_policies()
+    young = Authz(part.directory, part.admission, part.recent, part.rebuilder.load, b"", "")
+    valkey.kill9()
+    await asyncio.sleep(0.05)
+    assert refusal(await check(young, a_check(key, policy="lenient"))) == (503, "metering_unavailable")
+
+
 async def test_bytes_that_are_no_check_request_are_an_error_and_never_an_allow(authz: Authz) -> None:
     reply = Reply()
     authz.check(b"\xff\xff\xff", reply)

@@ -146,6 +146,7 @@ class Index:
         self._readers.pop(spool, None)
         self._frames.pop(spool, None)
         self._from.pop(spool, None)
+        self._shipped.pop(spool, None)
 
     def checkpoint(self) -> dict[str, Any]:
         """All of this but the unshipped usage, which stands in the spools behind `shipped`; as JSON."""

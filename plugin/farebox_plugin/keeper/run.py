@@ -136,8 +136,13 @@ class _Keeper:
 
     def _restore(self) -> None:
         path = self._settings.spool_dir / CHECKPOINT
-        if path.exists():
+        if not path.exists():
+            return
+        try:
             self._index.restore(orjson.loads(path.read_bytes()), asyncio.get_running_loop().time())
+        except (ValueError, KeyError, TypeError) as fault:
+            # Without it the spools are read from their beginning, and what was voided long ago might be charged.
+            raise SettingsError(f"FAREBOX_SPOOL_DIR: {path} is damaged; restore it or move the spools aside") from fault
 
     async def _keep_checkpoint(self) -> None:
         while True:

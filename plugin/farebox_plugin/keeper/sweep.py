@@ -17,6 +17,7 @@ import structlog
 from farebox_plugin.keeper.index import END_REMEMBERED_S, Index, OpenRequest
 from farebox_plugin.records import Settlement
 from farebox_plugin.settlement import Settlements
+from farebox_plugin.spool import SpoolFull
 from farebox_plugin.terms import held_units
 
 log = structlog.get_logger()
@@ -45,7 +46,10 @@ class Sweeper:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL_S)
-            self.sweep(asyncio.get_running_loop().time())
+            try:
+                self.sweep(asyncio.get_running_loop().time())
+            except SpoolFull as fault:
+                log.error("spool_full", reason=str(fault))
 
     def sweep(self, at: float) -> None:
         """One look. Raises SpoolFull."""

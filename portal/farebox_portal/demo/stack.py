@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 WORKERS = 2
 STOP_ORDER = ("envoy", "plugin", "portal", "upstream", "valkey")
 STOP_GRACE_S = 5.0
+STOP_GRACES_S = {"plugin": 12.0}  # it sees every settlement home
 READY_TIMEOUT_S = 60.0
 _PORT_TRIES = 10
 _NEAR = {"gateway": 8000, "portal": 8001, "upstream": 8002, "envoy admin": 9901}
@@ -119,7 +120,7 @@ class Stack:
             engines.drain_envoy(self.ports["envoy admin"])
         for name in STOP_ORDER:
             if name in self.children:
-                self.children[name].stop(STOP_GRACE_S)
+                self.children[name].stop(STOP_GRACES_S.get(name, STOP_GRACE_S))
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
