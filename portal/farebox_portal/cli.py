@@ -5,7 +5,7 @@ Imports stand inside the commands: SQL and web frameworks take a second to load,
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -25,6 +25,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+# The plugin reads its own options, also --help: the portal may not import it.
+_PLUGIN_COMMAND: dict[str, Any] = {
+    "add_help_option": False,
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+}
 _EXTRAS = {
     "portal": {
         "alembic",
@@ -130,20 +135,32 @@ def seed(as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.
         typer.echo(f"{name:8} {one.email:22} {one.api_key or '(its key was shown when it was made)'}")
 
 
-@app.command(
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    epilog="Example: farebox plugin --listen unix:/run/farebox/w%d.sock --workers 2",
-)
+@app.command(**_PLUGIN_COMMAND, epilog="Example: farebox plugin --listen unix:/run/farebox/w%d.sock --workers 2")
 def plugin(context: typer.Context) -> None:
     """Serve Envoy: authenticate, admit, meter. `farebox plugin --help` has the options."""
+    _become_plugin("farebox_plugin", context.args)
+
+
+@app.command(**_PLUGIN_COMMAND, epilog="Example: farebox reconcile --repair")
+def reconcile(context: typer.Context) -> None:
+    """Compare Valkey's counters with ledger and spools, beside a running plugin."""
+    _become_plugin("farebox_plugin.look_over", ["reconcile", *context.args])
+
+
+@app.command(**_PLUGIN_COMMAND, epilog="Example: farebox rebuild")
+def rebuild(context: typer.Context) -> None:
+    """Put Valkey's counters in place anew, beside a running plugin."""
+    _become_plugin("farebox_plugin.look_over", ["rebuild", *context.args])
+
+
+def _become_plugin(module: str, arguments: list[str]) -> NoReturn:
+    """A process of its own, without anything of the portal in its memory."""
     import os
     from importlib.util import find_spec
 
-    if any(find_spec(module) is None for module in ("grpc", "hiredis")):
+    if any(find_spec(needed) is None for needed in ("grpc", "hiredis")):
         raise CannotStart("the plugin is not installed: pip install 'farebox[plugin]'")
-    # A process of its own, without anything of the portal in its memory.
-    os.execv(sys.executable, [sys.executable, "-m", "farebox_plugin", *context.args])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
 
 
 @app.command(epilog="Example: farebox demo --gateway-port 8000")

@@ -1,8 +1,11 @@
 """What dies, and what a client and the upstream see of it. Each test has a demo of its own."""
 
+import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +16,7 @@ import httpx2
 import pytest
 
 from builders.provider import Provider, unique
+from farebox.v1 import layout
 from rig.demo import Demo, ended
 
 BACK_WITHIN_S = 20.0
@@ -189,3 +193,33 @@ def test_usage_is_in_sql_after_a_restart_on_the_same_state(tmp_path: Path) -> No
         assert codes.count(200) == 6, "a restart forgets no unit, settled or held"
         assert codes == sorted(codes)
         provider.close()
+
+
+def test_the_reconciler_finds_one_unit_and_puts_it_right(own: Provider) -> None:
+    import redis
+
+    buyer = own.a_buyer(own.a_plan({"api_requests": 50}))
+    assert [own.call(buyer).status_code for _ in range(7)] == [200] * 7
+    own.usage_within(buyer, {"api_requests": 7}, 5.0)
+    (socket,) = [path for path in Path("/tmp").glob("farebox-*/valkey.sock") if is_of(path, own.demo.pid)]
+
+    def look(*options: str) -> tuple[int, dict[str, object]]:
+        ended_ = subprocess.run(
+            [sys.executable, "-m", "farebox_portal", *options, "--account", buyer.customer_id, "--json"],
+            env=os.environ | {"FAREBOX_SPOOL_DIR": str(own.demo.state / "spool")},
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        return ended_.returncode, json.loads(ended_.stdout)
+
+    assert look("reconcile") == (0, {"account": buyer.customer_id, "result": "right", "drifts": []})
+    with redis.Redis(unix_socket_path=str(socket)) as store:
+        (field,) = [name for name in store.hkeys(layout.counters(buyer.customer_id)) if name.startswith(b"v:")]
+        store.hincrby(layout.counters(buyer.customer_id), field, -1)
+    status, finding = look("reconcile")
+    assert (status, finding["result"]) == (1, "drift")
+    assert finding["drifts"] == [{"what": field.decode(), "expected": 7, "found": 6}]
+    assert look("reconcile", "--repair")[1]["result"] == "repaired"
+    assert look("reconcile")[0] == 0
+    assert look("rebuild") == (0, {"account": buyer.customer_id, "result": "rebuilt", "drifts": []})
+    left = int(own.call(buyer).headers["ratelimit"].split("r=")[1].split(";")[0])
+    assert left == 50 - 8

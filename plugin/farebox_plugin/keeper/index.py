@@ -9,6 +9,7 @@ So every spool has its own *claim* on an open request, and ends are remembered f
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Ended:
 
     at: float
     quantities: dict[str, int]
+    source: tuple[str, int]  # the frame that ended it: (spool, position behind it)
 
 
 class Index:
@@ -58,8 +60,11 @@ class Index:
         self._shipped: dict[str, int] = {}
         self._open: dict[str, dict[str, OpenRequest]] = {}
         self._ended: dict[tuple[str, str], Ended] = {}
+        self.touched: set[str] = set()  # accounts in use since somebody took this
         self._frames: dict[str, deque[tuple[int, list[bytes]]]] = {}
         self._unshipped: dict[str, dict[str, deque[tuple[int, UsageEvent]]]] = {}  # account -> spool -> (end, event)
+        self._views = 0  # of the ledger that somebody is about to compare with this
+        self._to_forget: list[tuple[str, str, int]] = []  # account, spool, end
 
     @property
     def open_count(self) -> int:
@@ -91,14 +96,33 @@ class Index:
         """(rid, account, quantities) of the requests whose end was read since."""
         return [(rid, account, ended.quantities) for (account, rid), ended in self._ended.items() if ended.at >= at]
 
+    def ended_of(self, account: str) -> dict[str, dict[str, int]]:
+        """rid -> quantities of the account's requests that ended a moment ago."""
+        return {rid: ended.quantities for (of, rid), ended in self._ended.items() if of == account}
+
+    def take_touched(self) -> list[str]:
+        """The accounts in use since the last time this was asked."""
+        touched, self.touched = sorted(self.touched), set()
+        return touched
+
     def unshipped_of(self, account: str, cursors: dict[str, int]) -> list[UsageEvent]:
-        """The account's usage behind the ledger's cursors (a spool that is missing there is at 0)."""
-        return [
-            event
-            for spool, events in self._unshipped.get(account, {}).items()
-            for end, event in events
-            if end > cursors.get(spool, 0)
-        ]
+        """The account's usage behind the ledger's cursors (a spool that is missing there is at 0), each request once."""
+        found: dict[str, UsageEvent] = {}
+        for spool, events in self._unshipped.get(account, {}).items():
+            for end, event in events:
+                if end > cursors.get(spool, 0):
+                    found.setdefault(event.rid, event)
+        return list(found.values())
+
+    @contextmanager
+    def viewing_ledger(self) -> Iterator[None]:
+        """While a view of the ledger is on its way, what is shipped meanwhile stays: it is not in that view."""
+        self._views += 1
+        try:
+            yield
+        finally:
+            self._views -= 1
+            self._forget_shipped()
 
     def catch_up(self, at: float) -> None:
         """Read everything that stands in the spools at this moment. Raises SpoolDamaged."""
@@ -131,7 +155,8 @@ class Index:
         frames = self._frames.get(spool)
         while frames and frames[0][0] <= end:
             for raw in frames.popleft()[1]:
-                self._forget_unshipped(UsageEvent.FromString(raw).account_id, spool, end)
+                self._to_forget.append((UsageEvent.FromString(raw).account_id, spool, end))
+        self._forget_shipped()
 
     def forget_ends(self, before: float) -> None:
         """Forget ends that were read before this time. Ends are in the order of their reading."""
@@ -158,7 +183,9 @@ class Index:
                  each.hold, each.claims]
                 for each in self.open_requests()
             ],
-            "ended": [[account, rid, ended.quantities] for (account, rid), ended in self._ended.items()],
+            "ended": [
+                [account, rid, ended.quantities, ended.source] for (account, rid), ended in self._ended.items()
+            ],
         }  # fmt: skip
 
     def restore(self, document: dict[str, Any], at: float) -> None:
@@ -168,8 +195,8 @@ class Index:
         for *identity, hold, claims in document["open"]:
             grant = Grant(*identity)
             self._open.setdefault(grant.account, {})[grant.rid] = OpenRequest(grant, hold, at, dict(claims))
-        for account, rid, quantities in document["ended"]:
-            self._ended[(account, rid)] = Ended(at, quantities)
+        for account, rid, quantities, (spool, end) in document["ended"]:
+            self._ended[(account, rid)] = Ended(at, quantities, (spool, end))
 
     def _take(self, spool: str, frame: Frame, at: float) -> None:
         is_known = frame.end <= self._from.get(spool, 0)
@@ -180,24 +207,28 @@ class Index:
                 identity = (event.account_id, event.rid)
                 if frame.end > self._shipped.get(spool, 0):
                     events.append(record.body)
-                    # Settled by two feeds at once: both are shipped, the ledger keeps one, and one counts here.
-                    if identity not in self._ended:
+                    # Settled by two feeds at once: both are shipped, the ledger keeps one, and one counts here: the
+                    # one that was read first, also when it is read again after a restart.
+                    ended = self._ended.get(identity)
+                    if ended is None or ended.source == (spool, frame.end):
                         by_spool = self._unshipped.setdefault(event.account_id, {})
                         by_spool.setdefault(spool, deque()).append((frame.end, event))
                 if not is_known and identity not in self._ended:
-                    self._end(*identity, {meter.meter: meter.quantity for meter in event.meters}, at)
+                    quantities = {meter.meter: meter.quantity for meter in event.meters}
+                    self._end(*identity, Ended(at, quantities, (spool, frame.end)))
             elif not is_known:
-                self._apply(spool, record, at)
+                self._apply(spool, record, frame.end, at)
         if events:
             self._frames.setdefault(spool, deque()).append((frame.end, events))
 
-    def _apply(self, spool: str, record: Record, at: float) -> None:
+    def _apply(self, spool: str, record: Record, end: int, at: float) -> None:
         fields = record.fields()
         rid, account = fields[0], fields[1]
+        self.touched.add(account)
         if (account, rid) in self._ended:
             return
         if record.kind == VOID:
-            self._end(account, rid, {}, at)
+            self._end(account, rid, Ended(at, {}, (spool, end)))
             return
         requests = self._open.setdefault(account, {})
         if record.kind == INTENT:
@@ -217,13 +248,19 @@ class Index:
         if not requests:
             del self._open[account]
 
-    def _end(self, account: str, rid: str, quantities: dict[str, int], at: float) -> None:
+    def _end(self, account: str, rid: str, ended: Ended) -> None:
         requests = self._open.get(account)
         if requests is not None:
             requests.pop(rid, None)
             if not requests:
                 del self._open[account]
-        self._ended[(account, rid)] = Ended(at, quantities)
+        self._ended[(account, rid)] = ended
+
+    def _forget_shipped(self) -> None:
+        if not self._views:
+            for account, spool, end in self._to_forget:
+                self._forget_unshipped(account, spool, end)
+            self._to_forget.clear()
 
     def _forget_unshipped(self, account: str, spool: str, end: int) -> None:
         by_spool = self._unshipped.get(account)

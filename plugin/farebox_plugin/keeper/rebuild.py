@@ -57,10 +57,25 @@ def admission_state(
             counters[field] = counters.get(field, 0) + units
     holds: dict[str, str] = {}
     for request in open_requests:
-        holds[request.grant.rid] = request.hold_of_all if request.is_allowed else "?" + request.hold_of_all
-        for field, (_, units) in held_units(request.hold).items():
+        hold = _on_todays_counters(subscriptions.get(request.grant.subscription), request)
+        holds[request.grant.rid] = hold if request.is_allowed else "?" + hold
+        for field, (_, units) in held_units(hold).items():
             counters[field] = counters.get(field, 0) + units
     return AdmissionState(counters, holds)
+
+
+def _on_todays_counters(subscription: Subscription | None, request: OpenRequest) -> str:
+    """A hold as the document of today would make it: what its plan counts may have changed since it was made."""
+    if subscription is None:
+        return request.hold_of_all
+    owners, admitted_at_ms, _ = request.hold_of_all.split(";", 2)
+    held = dict(held_units(request.hold).values())
+    parts = [
+        f"{counter_at(subscription, quota, int(admitted_at_ms)).field}|{quota.meter}|{held[quota.meter]}"
+        for quota in subscription.quotas
+        if quota.meter in held
+    ]
+    return f"{owners};{admitted_at_ms};{','.join(parts)}"
 
 
 def _on_counters(subscription: Subscription | None, event: UsageEvent) -> list[tuple[str, int]]:
@@ -91,8 +106,13 @@ class Rebuilder:
         if task is None:
             task = asyncio.ensure_future(self._load(account))
             self._running[account] = task
-            task.add_done_callback(lambda _: self._running.pop(account, None))
+            task.add_done_callback(lambda task: self._finished(account, task))
         return await asyncio.shield(task)
+
+    def _finished(self, account: str, task: asyncio.Task[bytes]) -> None:
+        self._running.pop(account, None)
+        if not task.cancelled():
+            task.exception()  # everybody who asked may have gone; then nobody else looks at it
 
     async def _load(self, account: str) -> bytes:
         token = f"{self._host}/{secrets.token_hex(8)}"
@@ -105,9 +125,10 @@ class Rebuilder:
                 if claimed != 1:
                     await asyncio.sleep(WAIT_S)
                     continue
-                message, state = await self._portal.account_state(account)
-                self._index.catch_up(asyncio.get_running_loop().time())
-                unshipped = self._index.unshipped_of(account, dict(state.cursors))
+                with self._index.viewing_ledger():
+                    message, state = await self._portal.account_state(account)
+                    self._index.catch_up(asyncio.get_running_loop().time())
+                    unshipped = self._index.unshipped_of(account, dict(state.cursors))
                 rebuilt = admission_state(message, state, unshipped, self._index.open_of(account))
                 if await self._put(account, generation, token, message.version, state.account, rebuilt) >= 0:
                     return state.account

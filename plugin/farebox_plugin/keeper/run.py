@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 from collections import Counter as Tally
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
@@ -17,6 +18,7 @@ from farebox_plugin.estimates import RecentUse
 from farebox_plugin.keeper.index import Index
 from farebox_plugin.keeper.portal import Portal
 from farebox_plugin.keeper.rebuild import Rebuilder
+from farebox_plugin.keeper.reconcile import Finding, Reconciler
 from farebox_plugin.keeper.ship import Shipper
 from farebox_plugin.keeper.supervise import Supervisor, WorkerPlan
 from farebox_plugin.keeper.sweep import Sweeper
@@ -31,6 +33,7 @@ from farebox_plugin.spool import SpoolDamaged, SpoolWriter, segments
 log = structlog.get_logger()
 
 CHECKPOINT = "checkpoint.json"
+ADDRESS = "keeper.address"
 CHECKPOINT_INTERVAL_S = 5.0
 LAST_DELIVERY_S = 3.0
 
@@ -56,6 +59,7 @@ class _Keeper:
         self._portal = Portal(settings.portal_url, settings.plugin_token.get_secret_value())
         self._rebuilder = Rebuilder(self._link, self._index, self._portal, self._host)
         self._shipper = Shipper(self._index, self._portal)
+        self._reconciler = Reconciler(self._link, self._index, self._portal, self._rebuilder)
         self._writer = SpoolWriter(settings.spool_dir, self._own_spool)
         self._settlements = Settlements(
             self._link, self._writer, RecentUse(), self._rebuilder.load, owner=self._own_spool
@@ -79,6 +83,7 @@ class _Keeper:
         if self._link.fault is not None:
             raise SettingsError(f"FAREBOX_REDIS_URL: {self._link.fault}")
         _remove(self._socket)
+        _note_address(self._settings.spool_dir, self._socket)
         server = await asyncio.start_unix_server(self._serve, self._socket)
         metrics = serve_metrics(self._settings.metrics_port, self._gauges) if self._settings.metrics_port else None
         supervising = asyncio.create_task(self._supervisor.run())
@@ -87,6 +92,7 @@ class _Keeper:
             asyncio.create_task(self._sweeper.run()),
             asyncio.create_task(self._writer.keep_synced(lambda fault: stop.set())),
             asyncio.create_task(self._keep_checkpoint()),
+            asyncio.create_task(self._reconciler.run()),
         ]
         stopping = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait([stopping, supervising, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -116,23 +122,44 @@ class _Keeper:
         self._sweeper.worker_died(asyncio.get_running_loop().time())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A worker's question: `load <account>`, or its counters: `stats <spool> <json>`."""
+        """One line asks: a worker for `load ACCOUNT`, or to note its counters (`stats SPOOL JSON`); an operator for
+        `reconcile ACCOUNT|*`, `repair ACCOUNT|*` or `rebuild ACCOUNT|*`."""
         try:
             verb, _, rest = (await reader.readline()).strip().partition(b" ")
             if verb == b"stats":
                 spool, _, document = rest.partition(b" ")
                 self._worker_counts[spool.decode()] = orjson.loads(document)
-                return
-            try:
-                body = await self._rebuilder.load(rest.decode())
-                status = REBUILT
-            except Unavailable as fault:
-                body, status = str(fault).encode(), FAILED
-            writer.write(REPLY.pack(status, len(body)) + body)
-            with contextlib.suppress(ConnectionError):
+            elif verb == b"load":
+                writer.write(await self._load(rest.decode()))
                 await writer.drain()
+            elif verb in (b"reconcile", b"repair", b"rebuild"):
+                async for finding in self._look_over(verb.decode(), rest.decode()):
+                    writer.write(orjson.dumps(finding) + b"\n")
+                    await writer.drain()
+        except ConnectionError:
+            """Who asked has gone."""
         finally:
             writer.close()
+
+    async def _load(self, account: str) -> bytes:
+        try:
+            body = await self._rebuilder.load(account)
+            return REPLY.pack(REBUILT, len(body)) + body
+        except Unavailable as fault:
+            body = str(fault).encode()
+            return REPLY.pack(FAILED, len(body)) + body
+
+    async def _look_over(self, verb: str, account: str) -> AsyncIterator[Finding]:
+        """The findings of one account, or of all that Valkey knows; an account that cannot be compared says why."""
+        async for each in self._reconciler.accounts() if account == "*" else _just(account):
+            try:
+                if verb == "rebuild":
+                    await self._reconciler.rebuild(each)
+                    yield Finding(each, "rebuilt")
+                else:
+                    yield await self._reconciler.reconcile(each, repair=verb == "repair")
+            except Unavailable as fault:
+                yield Finding(each, f"not possible: {fault}")
 
     def _restore(self) -> None:
         path = self._settings.spool_dir / CHECKPOINT
@@ -187,6 +214,7 @@ class _Keeper:
                 totals.setdefault(part, Tally()).update(tally)
         totals["ship"] = self._shipper.counts
         totals["sweep"] = self._sweeper.counts
+        totals["reconcile"] = self._reconciler.counts
         return Gauges(
             totals=totals,
             workers=self._supervisor.live_count,
@@ -206,6 +234,15 @@ def worker_address(listen: str, number: int) -> str:
 def keeper_socket(listen: str) -> str:
     """Beside the workers' sockets, which are known to be short enough and writable."""
     return str(Path(listen.removeprefix("unix:")).parent / "keeper.sock")
+
+
+def _note_address(spool_dir: Path, socket: str) -> None:
+    """For `farebox reconcile`, which knows the spool directory and asks who keeps it."""
+    (spool_dir / ADDRESS).write_text(socket)
+
+
+async def _just(account: str) -> AsyncIterator[str]:
+    yield account
 
 
 def _remove(socket: str) -> None:
