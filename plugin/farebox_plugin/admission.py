@@ -137,8 +137,9 @@ class Admission:
         # Those that nobody waits for any more are not even asked about.
         live: list[Ticket] = []
         dropped: list[Ticket] = []
+        can_ask = self._link.is_up and self._spool.is_accepting
         for ticket in batch:
-            (live if self._link.is_up and not ticket.is_abandoned else dropped).append(ticket)
+            (live if can_ask and not ticket.is_abandoned else dropped).append(ticket)
         self._drop(dropped)
         batch = live
         if not batch:

@@ -21,9 +21,12 @@ byte, so ``position - base`` finds any byte, and segments that are shipped and c
 """
 
 import asyncio
+import contextlib
 import errno
+import math
 import os
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +34,10 @@ from pathlib import Path
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 SYNC_INTERVAL_S = 0.01
+BUDGET_BYTES = 4 * 1024 * 1024 * 1024
+BALLAST_BYTES = 4 * 1024 * 1024  # thousands of settlements: more than can be open at once
+BALLAST_SUFFIX = ".ballast"
+LOOK_INTERVAL_S = 0.5
 _FRAME = struct.Struct("<II")
 _RECORD = struct.Struct("<cI")
 
@@ -98,17 +105,43 @@ def segments(directory: Path) -> dict[str, list[tuple[int, Path]]]:
 
 
 class SpoolWriter:
-    """Appends to one spool. Not thread-safe: it belongs to one event loop."""
+    """Appends to one spool. Not thread-safe: it belongs to one event loop.
 
-    def __init__(self, directory: Path, spool: str, segment_bytes: int = SEGMENT_BYTES) -> None:
+    What is over must be written even when the disk is full; what has not begun can be refused. So some space is kept by
+    a file of its own (the ballast) that gives way when it is needed; from then on, as beyond `budget_bytes` of spools in
+    the directory, nothing new is accepted.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        spool: str,
+        segment_bytes: int = SEGMENT_BYTES,
+        budget_bytes: int = BUDGET_BYTES,
+        ballast_bytes: int = BALLAST_BYTES,
+    ) -> None:
         self.spool = spool
         self._directory = directory
         self._segment_bytes = segment_bytes
+        self._budget_bytes = budget_bytes
+        self._ballast_bytes = ballast_bytes
+        self._ballast = directory / f"{spool}{BALLAST_SUFFIX}"
+        self._is_accepting = False
+        self._looked_at = -math.inf
         self._base = 0
         self._size = 0
         self._dirty = False
         directory.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether there is room for requests that have not begun: looked at twice a second."""
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_INTERVAL_S:
+            self._looked_at = now
+            self._is_accepting = self._has_ballast() and self._bytes_in_directory() < self._budget_bytes
+        return self._is_accepting
 
     @property
     def end(self) -> int:
@@ -121,6 +154,19 @@ class SpoolWriter:
         if self._size and self._size + len(frame) > self._segment_bytes:
             self._rotate()
         try:
+            self._write(frame)
+        except SpoolFull:
+            if not self._ballast.exists():
+                raise
+            self._ballast.unlink(missing_ok=True)
+            self._is_accepting = False
+            self._looked_at = time.monotonic()
+            self._write(frame)
+        self._size += len(frame)
+        self._dirty = True
+
+    def _write(self, frame: bytes) -> None:
+        try:
             written = os.write(self._file, frame)
         except OSError as fault:
             raise SpoolFull(os.strerror(fault.errno or errno.EIO)) from fault
@@ -128,8 +174,6 @@ class SpoolWriter:
             # A short write means the disk is full. Take the torn frame back: the next one must not be lost behind it.
             os.ftruncate(self._file, self._size)
             raise SpoolFull("no space left on device")
-        self._size += written
-        self._dirty = True
 
     def sync(self) -> None:
         """Force what was written to the disk (blocking)."""
@@ -154,6 +198,33 @@ class SpoolWriter:
     def close(self) -> None:
         self.sync()
         os.close(self._file)
+        self._ballast.unlink(missing_ok=True)
+
+    def _has_ballast(self) -> bool:
+        """Make it if it is not there; False: there is no room for it."""
+        if self._ballast.exists():
+            return True
+        draft = os.open(self._ballast.with_suffix(".new"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(draft, 0, self._ballast_bytes)
+            else:
+                os.write(draft, bytes(self._ballast_bytes))
+        except OSError:
+            self._ballast.with_suffix(".new").unlink()
+            return False
+        finally:
+            os.close(draft)
+        self._ballast.with_suffix(".new").replace(self._ballast)
+        return True
+
+    def _bytes_in_directory(self) -> int:
+        total = 0
+        for parts in segments(self._directory).values():
+            for _, path in parts:
+                with contextlib.suppress(FileNotFoundError):  # delivered and deleted meanwhile
+                    total += path.stat().st_size
+        return total
 
     def _open(self) -> int:
         path = self._directory / segment_name(self.spool, self._base)

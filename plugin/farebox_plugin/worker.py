@@ -89,7 +89,7 @@ class Worker:
     def __init__(self, settings: Settings, spool_name: str, keeper_socket: str) -> None:
         self.link = Link(settings.redis_url, self._invalidated)
         self.directory = Directory(self.link)
-        self.spool = SpoolWriter(settings.spool_dir, spool_name)
+        self.spool = SpoolWriter(settings.spool_dir, spool_name, budget_bytes=settings.spool_budget_mb * 1024 * 1024)
         recent = RecentUse()
         loader = Loader(keeper_socket)
         self.settlements = Settlements(self.link, self.spool, recent, loader.load, spool_name)

@@ -184,3 +184,10 @@ async def test_a_settled_request_cannot_be_admitted_again(part: Part) -> None:
     await settled(part)
     assert code(await ask(part, stream=902)) == "metering_unavailable"
     assert await part.counter() == {"api_requests": 1}
+
+
+async def test_a_spool_without_room_lets_nobody_in_and_says_so(part: Part) -> None:
+    await part.publish(an_account(limit=10))
+    part.spool._budget_bytes = 0
+    assert code(await ask(part)) == "metering_unavailable"
+    assert part.records() == []

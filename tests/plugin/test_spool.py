@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -169,3 +170,47 @@ def test_an_unwritable_folder_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         SpoolWriter(tmp_path / "file" / "spool", "w0")
+
+
+def test_a_full_disk_takes_what_is_over_and_nothing_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = SpoolWriter(tmp_path, "w0", ballast_bytes=4096)
+    assert writer.is_accepting
+    (ballast,) = tmp_path.glob("*.ballast")
+    assert ballast.stat().st_blocks * 512 >= 4096, "a ballast with holes keeps no room"
+    write = os.write
+
+    def on_a_full_disk(file: int, data: bytes) -> int:
+        if ballast.exists():
+            raise OSError(errno.ENOSPC, "full")
+        return write(file, data)
+
+    monkeypatch.setattr("farebox_plugin.spool.os.write", on_a_full_disk)
+    writer.append(TURN)
+    assert not ballast.exists()
+    assert not writer.is_accepting
+    assert len(read_all(tmp_path)) == 2
+    monkeypatch.undo()
+    writer._looked_at = -1e9  # half a second later
+    assert writer.is_accepting, "room again"
+    writer.close()
+    assert not list(tmp_path.glob("*.ballast"))
+
+
+def test_without_room_for_the_ballast_nothing_new_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("farebox_plugin.spool.os.posix_fallocate", no_room)
+    writer = SpoolWriter(tmp_path, "w0")
+    assert not writer.is_accepting
+    assert list(tmp_path.glob("*.ballast*")) == []
+    writer.close()
+
+
+def test_beyond_the_budget_of_all_spools_together_nothing_new_is_accepted(tmp_path: Path) -> None:
+    other = SpoolWriter(tmp_path, "w1")
+    other.append([settled_record(b"x" * 2000)])
+    assert SpoolWriter(tmp_path, "w0", budget_bytes=3000).is_accepting
+    full = SpoolWriter(tmp_path, "w2", budget_bytes=1000)
+    assert not full.is_accepting
+    full.append(TURN)

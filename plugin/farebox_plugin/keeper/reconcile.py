@@ -147,9 +147,10 @@ class Reconciler:
             before = await self._look(account)
             if before.generation != self._link.generation:
                 return Finding(account, "unloaded")
-            message, state = await self._portal.account_state(account)
-            self._index.catch_up(asyncio.get_running_loop().time())
-            unshipped = self._index.unshipped_of(account, dict(state.cursors))
+            with self._index.viewing_ledger():
+                message, state = await self._portal.account_state(account)
+                self._index.catch_up(asyncio.get_running_loop().time())
+                unshipped = self._index.unshipped_of(account, dict(state.cursors))
             truth = admission_state(message, state, unshipped, self._index.open_of(account))
             ended = self._index.ended_of(account)
             if await self._look(account) == before:

@@ -28,7 +28,7 @@ from farebox_plugin.observe import Gauges, serve_metrics
 from farebox_plugin.records import Unavailable
 from farebox_plugin.settings import Settings, SettingsError
 from farebox_plugin.settlement import Settlements
-from farebox_plugin.spool import SpoolDamaged, SpoolWriter, segments
+from farebox_plugin.spool import BALLAST_SUFFIX, SpoolDamaged, SpoolWriter, segments
 
 log = structlog.get_logger()
 
@@ -185,6 +185,9 @@ class _Keeper:
             os.fsync(file.fileno())
         path.with_suffix(".new").replace(path)
         live = self._live_spools() | {self._own_spool}
+        for ballast in self._settings.spool_dir.glob(f"*{BALLAST_SUFFIX}"):
+            if ballast.name.removesuffix(BALLAST_SUFFIX) not in live:
+                ballast.unlink(missing_ok=True)
         for spool, parts in segments(self._settings.spool_dir).items():
             if spool not in self._index.spools:
                 continue
