@@ -144,6 +144,7 @@ def rate_limit_headers(terms: Terms, committed: list[int], rate_left: int | None
     return policy, ", ".join(entries)
 
 
+@lru_cache(maxsize=50_000)
 def _rate_limit_policy(terms: Terms) -> str:
     entries = []
     limited = [counter for counter in terms.counters if counter.quota >= 0]

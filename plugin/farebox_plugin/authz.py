@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from google.protobuf.message import DecodeError
 
-from farebox.v1.digest import digest
+from farebox.v1.digest import digest, is_well_formed
 from farebox_plugin.admission import (
     DECIDE_WITHIN_S,
     Admission,
@@ -23,7 +23,7 @@ from farebox_plugin.admission import (
     unavailable,
 )
 from farebox_plugin.answer import allowed_prefix, allowed_suffix, denied, rate_limit_headers
-from farebox_plugin.call import read_call
+from farebox_plugin.call import NOT_VALID, read_call
 from farebox_plugin.directory import Directory
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.link import StoreFault
@@ -82,7 +82,10 @@ class Authz:
         except LookupError:
             return Refusal("policy_unknown", f"The route names the policy '{call.policy}', which does not exist.")
         record = self._directory.find_key(digest(api_key, self._pepper))
-        if record is None or isinstance(record, Refusal):
+        if record is None:
+            # The checksum spares the store a question about every typo and every scanner's guess.
+            return None if is_well_formed(api_key) else Refusal("invalid_api_key", NOT_VALID)
+        if isinstance(record, Refusal):
             return record
         entry = self._directory.find_account(record.account_id)
         if entry is None or policy is None:

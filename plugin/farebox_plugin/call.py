@@ -4,6 +4,7 @@ from farebox.v1 import digest
 from farebox.v1.envoy_authz_pb2 import CheckRequest
 from farebox_plugin.records import Call, make_rid
 
+NOT_VALID = "The API key is not valid or was revoked."
 REQUEST_NAMESPACE = "farebox.request"  # where Envoy's json_to_metadata puts what the request body says
 
 
@@ -47,8 +48,8 @@ def credential(authorization: str | None, x_api_key: str | None) -> tuple[str | 
         return None, "Authorization and x-api-key carry different keys."
     if "," in key:
         return None, "More than one API key was sent."
-    if not digest.is_well_formed(key):
-        return None, "The API key is not valid or was revoked."
+    if digest.PATTERN.fullmatch(key) is None:
+        return None, NOT_VALID
     return key, None
 
 

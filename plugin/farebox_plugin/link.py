@@ -4,8 +4,8 @@ A retry belongs to who knows the request id: a library that repeats a command af
 into two. So a command whose reply did not come is reported as `Unavailable` (its outcome is unknown), the connection is
 dropped, and another one is made in the background.
 
-Reads are tracked by the server (RESP3 client-side caching): when a key that was read here changes, `invalidated` is
-called before any later reply on the same connection. Losing the connection invalidates everything.
+GET and MGET are tracked by the server (RESP3 client-side caching): when a key that was read so changes, `invalidated`
+is called before any later reply on the same connection. Losing the connection invalidates everything.
 """
 
 import asyncio
@@ -31,6 +31,8 @@ CONNECT_TIMEOUT_S = 1.0
 _UNAVAILABLE = ("LOADING", "READONLY", "MISCONF", "BUSY", "OOM", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS",
                 "NOAUTH", "WRONGPASS", "NOPERM")  # fmt: skip
 _NOTHING = object()
+# What these read is remembered by whoever asks (directory.py), so the server is to tell when it changes.
+CACHED = ("GET", "MGET")
 
 Reply = Any  # bytes | int | list | None
 Done = Callable[[Reply | Exception], None]
@@ -107,6 +109,13 @@ def _fault(error: Exception) -> Exception:
     return Unavailable(text) if text.startswith(_UNAVAILABLE) else StoreFault(text)
 
 
+_CACHE_NEXT = _pack(("CLIENT", "CACHING", "YES"))
+
+
+def _nobody(_: Reply | Exception) -> None:
+    """Waits for this reply."""
+
+
 class Link:
     """A connection that is remade whenever it is lost."""
 
@@ -156,6 +165,8 @@ class Link:
         if self._connection is None:
             asyncio.get_running_loop().call_soon(done, Unavailable("no connection to Valkey"))
             return
+        if arguments[0] in CACHED:
+            self._connection.send(_CACHE_NEXT, _nobody)
         self._connection.send(_pack(arguments), done)
 
     def run(self, script: Script, keys: list[str], arguments: list[bytes | str | int], done: Done) -> None:
@@ -214,7 +225,8 @@ class Link:
         await ask("HELLO", "3", *login)
         if database := self._url.path.strip("/") if self._url.scheme != "unix" else "":
             await ask("SELECT", database)
-        await ask("CLIENT", "TRACKING", "ON")
+        # OPTIN: only what is read to be cached. Scripts read counters: each request would be told of its own writes.
+        await ask("CLIENT", "TRACKING", "ON", "OPTIN")
         info = _parse_info(await ask("INFO"))
         if info.get("maxmemory_policy", "noeviction") != "noeviction":
             raise StoreFault(

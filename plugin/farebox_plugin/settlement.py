@@ -93,9 +93,9 @@ class Settlements:
                 self.counts[flag] += 1
         self._enqueue(items)
 
-    def take_back(self, rid: str, account: str) -> None:
-        """Give back what an admission of this worker may have held; the spool knows already that it was given up."""
-        self._enqueue([_Item(rid, account, owner=self._owner)])
+    def take_back(self, rid: str, account: str, owner: str = "") -> None:
+        """Give back what an admission of this worker (or `owner`) may have held; a spool says that it was given up."""
+        self._enqueue([_Item(rid, account, owner=owner or self._owner)])
 
     def distrust(self, account: str) -> None:
         """Have an account's counters rebuilt before they are believed again: the store has not seen all of its use."""

@@ -108,8 +108,8 @@ class SpoolWriter:
     """Appends to one spool. Not thread-safe: it belongs to one event loop.
 
     What is over must be written even when the disk is full; what has not begun can be refused. So some space is kept by
-    a file of its own (the ballast) that gives way when it is needed; from then on, as beyond `budget_bytes` of spools in
-    the directory, nothing new is accepted.
+    a file of its own (the ballast) that gives way when it is needed; from then on, as beyond `budget_bytes` of spools
+    in the directory, nothing new is accepted.
     """
 
     def __init__(

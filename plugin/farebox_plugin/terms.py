@@ -65,11 +65,13 @@ class Policy:
     allow_on_store_failure: bool = False
     status_codes: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def settled_by_body(self) -> bool:
-        """Whether a quantity stands in the response itself: ext_proc settles, and the access log only backs it up."""
+    # Whether a quantity stands in the response itself: ext_proc settles, and the access log only backs it up.
+    settled_by_body: bool = field(init=False)
+
+    def __post_init__(self) -> None:
         expressions = [rule for rule in self.meters.values() if isinstance(rule, str)] + list(self.dimensions.values())
-        return any(expression not in ("request.bytes", "response.bytes") for expression in expressions)
+        by_body = any(expression not in ("request.bytes", "response.bytes") for expression in expressions)
+        object.__setattr__(self, "settled_by_body", by_body)
 
 
 @dataclass(frozen=True, slots=True)

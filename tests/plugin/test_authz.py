@@ -67,6 +67,17 @@ async def test_no_key_and_a_wrong_key_are_two_things(part: Part, authz: Authz) -
     assert refusal(await check(authz, a_check(new_api_key("test")))) == (401, "invalid_api_key")
 
 
+async def test_a_key_with_a_wrong_checksum_is_refused_without_asking_the_store(
+    part: Part, authz: Authz, valkey: Valkey
+) -> None:
+    key = await part.publish(an_account())
+    await part.directory.load_policies()
+    valkey.freeze()
+    typo = key[:-1] + ("a" if key[-1] != "a" else "b")
+    assert refusal(await check(authz, a_check(typo))) == (401, "invalid_api_key")
+    valkey.thaw()
+
+
 async def test_an_unknown_key_is_not_invalid_while_the_directory_is_incomplete(part: Part, authz: Authz) -> None:
     key = await part.publish(an_account())
     await part.link.ask("FLUSHALL")

@@ -40,7 +40,6 @@ def test_no_credential_is_no_fault(authorization: str | None, x_api_key: str | N
         ("Bearer", None),
         ("Bearer ", KEY),
         (f"Bearer {KEY[:-1]}", None),
-        (f"Bearer {KEY[:-1]}{'a' if KEY[-1] != 'a' else 'b'}", None),  # the checksum
         ("Bearer fb_test_é", None),
         (None, "x" * 8000),
     ],
