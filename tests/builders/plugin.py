@@ -163,7 +163,7 @@ def read_spool(folder: Path, spool: str) -> list[tuple[bytes, list[str]]]:
 
 
 @asynccontextmanager
-async def a_part(valkey: Valkey, folder: Path, name: str = "w0", *, timeout_s: float = 1.0) -> AsyncIterator[Part]:
+async def a_part(valkey: Valkey, folder: Path, name: str = "w0", *, timeout_s: float = 10.0) -> AsyncIterator[Part]:
     """A connected worker without a server."""
     directory: Directory
     link = Link(valkey.url, lambda keys: directory.invalidated(keys))
