@@ -141,6 +141,7 @@ class Stack:
             "FAREBOX_STATE_DIR": str(self.state.folder),
             "FAREBOX_SPOOL_DIR": str(self.state.folder / "spool"),
             "FAREBOX_REDIS_URL": f"unix://{self._valkey_socket}",
+            "FAREBOX_STORE_TIMEOUT_MS": "300",  # everything shares one laptop, which may be busy with something else
             "FAREBOX_ADMIN_TOKEN": self.secrets.admin_token,
             "FAREBOX_PLUGIN_TOKEN": self.secrets.plugin_token,
         }
