@@ -27,9 +27,14 @@ class Loader:
         if task is None:
             task = asyncio.ensure_future(self._ask(account))
             self._running[account] = task
-            task.add_done_callback(lambda _: self._running.pop(account, None))
+            task.add_done_callback(lambda done: self._finished(account, done))
         # Shielded: one caller that is cancelled must not take the answer from the others.
         return await asyncio.shield(task)
+
+    def _finished(self, account: str, task: asyncio.Task[bytes]) -> None:
+        self._running.pop(account, None)
+        if not task.cancelled():
+            task.exception()  # looked at: all who waited for it may have gone
 
     async def _ask(self, account: str) -> bytes:
         try:

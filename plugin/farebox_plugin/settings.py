@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     key_pepper: SecretStr = SecretStr("")
     public_url: str = ""
     spool_dir: Path = Path(".farebox/spool")
-    transport: Literal["grpcio"] = "grpcio"
+    transport: Literal["h2", "grpcio"] = "grpcio"
     spool_budget_mb: int = Field(default=4096, ge=1)
     store_timeout_ms: int = Field(default=100, ge=5, le=5000)
     orphan_after_s: int = Field(default=900, ge=5)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections import Counter as Tally
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,7 @@ from farebox_plugin.records import Unavailable
 from farebox_plugin.settings import Settings, load_settings
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import SpoolWriter
-from farebox_plugin.transport import Services, Stream, StreamReply, UnaryReply
-from farebox_plugin.transport.grpcio import serve
+from farebox_plugin.transport import Services, Stream, StreamReply, Transport, UnaryReply
 
 log = structlog.get_logger()
 
@@ -151,7 +150,7 @@ async def run(settings: Settings, listen: str, spool_name: str, keeper_socket: s
     with contextlib.suppress(Unavailable, StoreFault):
         await worker.directory.load_policies()
     _remove_stale_socket(listen)
-    transport = await serve(worker.services, listen)
+    transport = await serve_over(settings.transport)(worker.services, listen)
 
     failed = False
 
@@ -179,6 +178,17 @@ async def run(settings: Settings, listen: str, spool_name: str, keeper_socket: s
     if not failed:
         worker.spool.close()
     return 1 if failed else 0
+
+
+def serve_over(transport: str) -> Callable[[Services, str], Awaitable[Transport]]:
+    """The transport of this name; only that one is imported."""
+    if transport == "h2":
+        from farebox_plugin.transport import h2
+
+        return h2.serve
+    from farebox_plugin.transport import grpcio
+
+    return grpcio.serve
 
 
 async def _report(worker: Worker, keeper_socket: str) -> None:

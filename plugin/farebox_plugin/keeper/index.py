@@ -30,6 +30,7 @@ class OpenRequest:
     hold: str
     seen_at: float
     claims: dict[str, bool] = field(default_factory=dict)  # spool -> whether its worker let the request in
+    is_rebuilt: bool = False  # a rebuild may have put a hold for it into Valkey
 
     @property
     def is_allowed(self) -> bool:
@@ -47,7 +48,7 @@ class Ended:
 
     at: float
     quantities: dict[str, int]
-    source: tuple[str, int]  # the frame that ended it: (spool, position behind it)
+    sources: list[tuple[str, int]]  # the frames that say so: (spool, position behind it)
 
 
 class Index:
@@ -63,6 +64,9 @@ class Index:
         self.touched: set[str] = set()  # accounts in use since somebody took this
         self._frames: dict[str, deque[tuple[int, list[bytes]]]] = {}
         self._unshipped: dict[str, dict[str, deque[tuple[int, UsageEvent]]]] = {}  # account -> spool -> (end, event)
+        # account, rid, spool -> when that was read, and whether a rebuild may have held it
+        self._given_up: dict[tuple[str, str, str], tuple[float, bool]] = {}
+        self._is_new = True  # until everything that was written before us has been read
         self._views = 0  # of the ledger that somebody is about to compare with this
         self._to_forget: list[tuple[str, str, int]] = []  # account, spool, end
 
@@ -96,6 +100,18 @@ class Index:
         """(rid, account, quantities) of the requests whose end was read since."""
         return [(rid, account, ended.quantities) for (account, rid), ended in self._ended.items() if ended.at >= at]
 
+    def given_up_since(self, at: float, *, rebuilt: bool) -> list[tuple[str, str, str]]:
+        """(rid, account, spool) of the requests whose worker refused them or gave up on them.
+
+        `rebuilt`: only those that a rebuild held. A rebuild that crosses a refusal holds the intent, and the worker
+        that was told no sees nothing to give back.
+        """
+        return [
+            (rid, account, spool)
+            for (account, rid, spool), (read_at, is_rebuilt) in self._given_up.items()
+            if read_at >= at and (is_rebuilt or not rebuilt)
+        ]
+
     def ended_of(self, account: str) -> dict[str, dict[str, int]]:
         """rid -> quantities of the account's requests that ended a moment ago."""
         return {rid: ended.quantities for (of, rid), ended in self._ended.items() if of == account}
@@ -106,11 +122,16 @@ class Index:
         return touched
 
     def unshipped_of(self, account: str, cursors: dict[str, int]) -> list[UsageEvent]:
-        """The account's usage behind the ledger's cursors (a spool that is missing there is at 0), each request once."""
+        """The account's usage behind the ledger's cursors (a spool that is missing there is at 0), each request once.
+
+        What two feeds settled at once stands in two spools; the ledger has it as soon as one of them is shipped.
+        """
         found: dict[str, UsageEvent] = {}
         for spool, events in self._unshipped.get(account, {}).items():
             for end, event in events:
-                if end > cursors.get(spool, 0):
+                ended = self._ended.get((account, event.rid))
+                copies = ended.sources if ended is not None else [(spool, end)]
+                if all(behind > cursors.get(source, 0) for source, behind in [*copies, (spool, end)]):
                     found.setdefault(event.rid, event)
         return list(found.values())
 
@@ -134,6 +155,7 @@ class Index:
             while frames := reader.read():
                 for frame in frames:
                     self._take(spool, frame, at)
+        self._is_new = False
 
     def next_batch(self, spool: str, events_max: int) -> tuple[int, list[bytes]] | None:
         """A spool's oldest unshipped usage, in whole frames: (position behind it, events); None: all is shipped."""
@@ -160,6 +182,11 @@ class Index:
 
     def forget_ends(self, before: float) -> None:
         """Forget ends that were read before this time. Ends are in the order of their reading."""
+        while self._given_up:
+            closing, (at, _) = next(iter(self._given_up.items()))
+            if at >= before:
+                break
+            del self._given_up[closing]
         while self._ended:
             key, ended = next(iter(self._ended.items()))
             if ended.at >= before:
@@ -184,8 +211,9 @@ class Index:
                 for each in self.open_requests()
             ],
             "ended": [
-                [account, rid, ended.quantities, ended.source] for (account, rid), ended in self._ended.items()
+                [account, rid, ended.quantities, ended.sources] for (account, rid), ended in self._ended.items()
             ],
+            "given_up": list(self._given_up),
         }  # fmt: skip
 
     def restore(self, document: dict[str, Any], at: float) -> None:
@@ -194,9 +222,11 @@ class Index:
         self._shipped = dict(document["shipped"])
         for *identity, hold, claims in document["open"]:
             grant = Grant(*identity)
-            self._open.setdefault(grant.account, {})[grant.rid] = OpenRequest(grant, hold, at, dict(claims))
-        for account, rid, quantities, (spool, end) in document["ended"]:
-            self._ended[(account, rid)] = Ended(at, quantities, (spool, end))
+            self._open.setdefault(grant.account, {})[grant.rid] = OpenRequest(grant, hold, at, dict(claims), True)
+        for account, rid, quantities, sources in document["ended"]:
+            self._ended[(account, rid)] = Ended(at, quantities, [(spool, end) for spool, end in sources])
+        for account, rid, spool in document["given_up"]:
+            self._given_up[(account, rid, spool)] = (at, True)
 
     def _take(self, spool: str, frame: Frame, at: float) -> None:
         is_known = frame.end <= self._from.get(spool, 0)
@@ -207,34 +237,36 @@ class Index:
                 identity = (event.account_id, event.rid)
                 if frame.end > self._shipped.get(spool, 0):
                     events.append(record.body)
-                    # Settled by two feeds at once: both are shipped, the ledger keeps one, and one counts here: the
-                    # one that was read first, also when it is read again after a restart.
-                    ended = self._ended.get(identity)
-                    if ended is None or ended.source == (spool, frame.end):
-                        by_spool = self._unshipped.setdefault(event.account_id, {})
-                        by_spool.setdefault(spool, deque()).append((frame.end, event))
-                if not is_known and identity not in self._ended:
+                    by_spool = self._unshipped.setdefault(event.account_id, {})
+                    by_spool.setdefault(spool, deque()).append((frame.end, event))
+                ended = self._ended.get(identity)
+                if is_known:
+                    continue
+                if ended is not None:
+                    ended.sources.append((spool, frame.end))
+                else:
                     quantities = {meter.meter: meter.quantity for meter in event.meters}
-                    self._end(*identity, Ended(at, quantities, (spool, frame.end)))
+                    self._end(*identity, Ended(at, quantities, [(spool, frame.end)]))
             elif not is_known:
-                self._apply(spool, record, frame.end, at)
+                self._apply(spool, record, at)
         if events:
             self._frames.setdefault(spool, deque()).append((frame.end, events))
 
-    def _apply(self, spool: str, record: Record, end: int, at: float) -> None:
+    def _apply(self, spool: str, record: Record, at: float) -> None:
         fields = record.fields()
         rid, account = fields[0], fields[1]
         self.touched.add(account)
         if (account, rid) in self._ended:
             return
         if record.kind == VOID:
-            self._end(account, rid, Ended(at, {}, (spool, end)))
+            self._end(account, rid, Ended(at, {}, []))
             return
         requests = self._open.setdefault(account, {})
         if record.kind == INTENT:
             found = requests.get(rid)
             if found is None:
-                requests[rid] = found = OpenRequest(Grant(rid, account, fields[2], fields[3], fields[4]), fields[5], at)
+                grant = Grant(rid, account, fields[2], fields[3], fields[4])
+                requests[rid] = found = OpenRequest(grant, fields[5], at, is_rebuilt=self._is_new)
             elif not found.is_allowed:
                 found.hold = fields[5]
             found.claims.setdefault(spool, False)
@@ -243,6 +275,8 @@ class Index:
         elif record.kind == CLOSED and rid in requests:
             # Not an end to remember: another worker may have been asked, and its claim may be read later.
             requests[rid].claims.pop(spool, None)
+            self._given_up.pop((account, rid, spool), None)  # they stand in the order of their reading
+            self._given_up[(account, rid, spool)] = (at, requests[rid].is_rebuilt)
             if not requests[rid].claims:
                 del requests[rid]
         if not requests:

@@ -129,7 +129,10 @@ class Rebuilder:
                     message, state = await self._portal.account_state(account)
                     self._index.catch_up(asyncio.get_running_loop().time())
                     unshipped = self._index.unshipped_of(account, dict(state.cursors))
-                rebuilt = admission_state(message, state, unshipped, self._index.open_of(account))
+                    open_requests = self._index.open_of(account)
+                for request in open_requests:
+                    request.is_rebuilt = True
+                rebuilt = admission_state(message, state, unshipped, open_requests)
                 if await self._put(account, generation, token, message.version, state.account, rebuilt) >= 0:
                     return state.account
         except StoreFault as fault:

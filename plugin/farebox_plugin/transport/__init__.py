@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+MESSAGE_BYTES_MAX = 8 * 1024 * 1024
+# An answer that leaves this close to the peer's deadline arrives after it.
+TOO_LATE_S = 0.03
+
 # Status codes of gRPC that we send. Source: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
 INVALID_ARGUMENT, INTERNAL, UNAVAILABLE = 3, 13, 14
 

@@ -11,11 +11,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from farebox_plugin.transport import Opener, Services, Unary
+from farebox_plugin.transport import MESSAGE_BYTES_MAX, TOO_LATE_S, Opener, Services, Unary
 
-# An answer that leaves this close to the peer's deadline arrives after it.
-TOO_LATE_S = 0.03
-MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 _OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.so_reuseport", 0),
@@ -125,15 +122,17 @@ def _stream(opener: Opener) -> Callable[[Any, Any], Awaitable[None]]:
             while not reply.is_finished and (message := await context.read()) is not grpc.aio.EOF:
                 stream.receive(message)
             ended = True
-            reply.wake.set()
 
         listener = asyncio.ensure_future(listen())
+        listener.add_done_callback(lambda _: reply.wake.set())
         try:
             while True:
                 await reply.wake.wait()
                 reply.wake.clear()
                 while reply.outbox:
                     await context.write(reply.outbox.pop(0))
+                if listener.done() and not ended:
+                    listener.result()  # a servicer that failed ends the call with its fault, not silently
                 if ended or reply.is_finished:
                     break
         finally:

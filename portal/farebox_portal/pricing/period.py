@@ -56,6 +56,21 @@ def boundaries(anchor: datetime, cadence: str, from_: datetime, count: int) -> l
     return [boundary(anchor, cadence, n + step) for step in range(count)]
 
 
+def aligned(one: str, other: str) -> bool:
+    """Whether two cadences are the same or one fits into the other a whole number of times, in every month there is.
+
+    P1M and P3M do, P1D and P1M do, P1M and P4W do not: a month is not a whole number of weeks. Raises ValueError for a
+    cadence not in CADENCES.
+    """
+    for cadence in (one, other):
+        if cadence not in CADENCES:
+            raise ValueError(f"{cadence!r} is not one of {', '.join(CADENCES)}")
+    for length in (_HOURS, _MONTHS):
+        if one in length and other in length:
+            return max(length[one], length[other]) % min(length[one], length[other]) == 0
+    return bool({one, other} & {"PT1H", "P1D"})
+
+
 def _months(cadence: str) -> int:
     if cadence not in _MONTHS:
         raise ValueError(f"{cadence!r} is not one of {', '.join(CADENCES)}")

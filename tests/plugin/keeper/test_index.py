@@ -1,5 +1,6 @@
 """What several spools say together, in whatever order they are read."""
 
+import json
 import random
 from itertools import permutations
 from pathlib import Path
@@ -176,3 +177,47 @@ def test_ends_are_forgotten_after_a_while_and_not_before(tmp_path: Path) -> None
     assert len(index.ended_since(0.0)) == 1
     index.forget_ends(0.1)
     assert index.ended_since(0.0) == []
+
+
+def rids(index: Index, cursors: dict[str, int]) -> list[str]:
+    return [event.rid for event in index.unshipped_of("acct1", cursors)]
+
+
+def test_what_is_shipped_while_the_ledgers_view_is_on_its_way_is_not_forgotten(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [intent("r"), allowed("r"), event("r")]})
+    end = index.position("w0")
+    with index.viewing_ledger():  # of before the delivery
+        index.shipped("w0", end)
+        assert rids(index, {}) == ["r"]
+    assert rids(index, {}) == []
+
+
+def test_after_a_restart_recent_usage_still_counts(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [intent("r"), allowed("r"), event("r")]})
+    again = Index(tmp_path)
+    again.restore(json.loads(json.dumps(index.checkpoint())), 1.0)
+    again.catch_up(1.0)
+    assert rids(again, {}) == rids(index, {}) == ["r"]
+
+
+def test_usage_that_stands_in_two_spools_is_in_the_ledger_as_soon_as_one_is_shipped(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [intent("r"), allowed("r"), event("r")], "w1": [event("r")]})
+    assert rids(index, {}) == ["r"]
+    for spool in ("w0", "w1"):
+        assert rids(index, {spool: index.position(spool)}) == []
+
+
+def test_what_a_worker_gave_up_is_remembered_and_whether_a_rebuild_held_it(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [intent("old")]})
+    writer = SpoolWriter(tmp_path, "w1")
+    writer.append([intent("r"), intent("held")])
+    index.catch_up(1.0)
+    for request in index.open_of("acct1"):
+        request.is_rebuilt |= request.grant.rid == "held"
+    writer.append([closed("r"), closed("held")])
+    index.catch_up(2.0)
+    writer.close()
+    assert index.given_up_since(2.0, rebuilt=True) == [("held", "acct1", "w1")]
+    assert index.given_up_since(2.0, rebuilt=False) == [("r", "acct1", "w1"), ("held", "acct1", "w1")]
+    assert index.given_up_since(2.1, rebuilt=False) == []
+    assert [each.is_rebuilt for each in index.open_of("acct1")] == [True], "what was there before us may be held"

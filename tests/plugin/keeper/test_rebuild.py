@@ -115,3 +115,16 @@ async def test_a_crashed_rebuild_of_our_own_is_taken_over_and_a_strangers_is_wai
     await part.link.ask("SET", layout.rebuild_token("acct1"), "elsewhere/x", "PX", 300)
     await part.rebuilder.load("acct1")
     assert part.rebuilder.rebuilt_count == 2
+
+
+def test_an_open_request_is_held_on_the_counters_of_todays_plan() -> None:
+    """A plan that got another quota on the meter counts what was let in under the plan before, too."""
+    account = an_account()
+    resets = [START_MS, START_MS + DAY_MS, START_MS + 2 * DAY_MS]
+    account.subscriptions[0].quotas.add(
+        id="api_requests.P1D", meter="api_requests", limit=3, hard=True, resets_ms=resets
+    )
+    daily = layout.counter_field("sub1", "api_requests.P1D", START_MS)
+    found = admission_state(account, ledger(), [], [open_request("r0", 2, is_allowed=True)])
+    assert found.counters == {FIELD: 2, daily: 2}
+    assert held_units(found.holds["r0"]) == {FIELD: ("api_requests", 2), daily: ("api_requests", 2)}

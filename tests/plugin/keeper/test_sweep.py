@@ -3,9 +3,11 @@ import asyncio
 import pytest
 
 from builders.plugin import Part, a_call_of, an_account, ask, code, settled
+from farebox.v1 import layout
 from farebox.v1.usage_pb2 import UsageEvent
+from farebox_plugin.keeper import sweep
 from farebox_plugin.keeper.sweep import INTENT_GRACE_S, Sweeper
-from farebox_plugin.spool import ALLOWED, INTENT, SETTLED, SpoolReader, record
+from farebox_plugin.spool import ALLOWED, CLOSED, INTENT, SETTLED, VOID, SpoolReader, record
 
 
 def sweeper(part: Part, live: set[str]) -> Sweeper:
@@ -86,3 +88,42 @@ async def test_what_a_dead_worker_had_settled_is_told_to_valkey_again(part: Part
     await settled(part)
     assert await part.counter() == {"api_requests": 2}
     assert len(events(part)) == 1, "what is in a spool is not written again"
+
+
+async def test_a_refusal_that_crossed_a_rebuild_is_given_back(part: Part) -> None:
+    await part.publish(an_account(limit=10))
+    assert code(await ask(part)) == "allowed"
+    hold = next(iter((await part.holds()).values()))
+    part.spool.append([record(INTENT, "5-1", "acct1", "sub1", "key1", "default", hold)])
+    await part.link.ask("HDEL", layout.counters("acct1"), "gen")
+    await part.rebuilder.load("acct1")  # sees the intent, but not yet that it was refused
+    assert await part.counter() == {"api_requests": 2}
+    part.spool.append([record(CLOSED, "5-1", "acct1")])
+    look = sweeper(part, {"w0"})
+    look.sweep(now())
+    await settled(part)
+    assert await part.counter() == {"api_requests": 1}
+
+
+async def test_what_a_worker_gave_up_is_given_back_when_it_died_before_it_could(part: Part) -> None:
+    await part.publish(an_account(limit=10))
+    assert code(await ask(part, stream=3004)) == "allowed"
+    part.spool.append([record(CLOSED, a_call_of(3004).rid, "acct1")])  # Envoy had left; and then the worker died
+    look = sweeper(part, set())
+    look.worker_died(now())
+    await settled(part)
+    assert await part.counter() == {"api_requests": 0}
+
+
+async def test_a_new_keeper_repeats_what_the_dead_may_not_have_told(
+    part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "PREDECESSORS_LEAVE_S", 0.0)
+    await part.publish(an_account(limit=10))
+    await ask(part, stream=3005)
+    part.spool.append([record(VOID, a_call_of(3005).rid, "acct1")])
+    running = asyncio.ensure_future(sweeper(part, set()).run())
+    await asyncio.sleep(0.05)
+    await settled(part)
+    running.cancel()
+    assert await part.counter() == {"api_requests": 0}
