@@ -12,7 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import DateTime, Dialect, Engine, String, TypeDecorator, create_engine, event
-from sqlmodel import Session
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, SQLModel
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -48,6 +49,18 @@ class DecimalText(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value)
 
 
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "busy_timeout=10000",
+    # By default 2 MB of pages and a checkpoint every 4 MB: a busy ledger would write the same index pages to the file
+    # again and again.
+    "cache_size=-65536",  # KiB
+    "wal_autocheckpoint=8192",  # pages, 32 MB
+)
+
+
 def make_engine(url: str) -> Engine:
     """An engine for ``sqlite:///…`` or ``postgresql+psycopg://…``."""
     # hide_parameters: an error's text goes to the log, and a statement's parameters are a customer's data.
@@ -58,7 +71,7 @@ def make_engine(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver's own BEGIN is deferred; ours (below) is not
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -85,3 +98,10 @@ def transaction(engine: Engine, *, read_only: bool = False) -> Iterator[Session]
     ):
         yield session
         session.flush()
+
+
+def insert_into(session: Session, table: type[SQLModel]) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that can say ON CONFLICT, which each dialect spells in its own class."""
+    if session.connection().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)

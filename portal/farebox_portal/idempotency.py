@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
-from sqlalchemy import JSON, Column
-from sqlmodel import Field, Session, SQLModel, col, delete
+from sqlalchemy import JSON, Column, update
+from sqlmodel import Field, Session, SQLModel, col, delete, select
 
 from farebox_portal.auth import ClockDep, PartsDep, SessionDep
-from farebox_portal.db import UTCDateTime
+from farebox_portal.db import UTCDateTime, insert_into
 from farebox_portal.documents import Output, parse_json
 from farebox_portal.errors import Conflict, Unauthorized
 
@@ -61,26 +61,43 @@ class Once:
         """
         if self.key is None:
             return JSONResponse(produce().wire(), status)
-        known = self.session.get(IdempotencyKey, (self.caller, self.key))
-        if known is not None and known.created_at > self.now - KEPT:
+        known = self._known()
+        if known is not None:
             return self._replay(known)
         self.session.exec(delete(IdempotencyKey).where(col(IdempotencyKey.created_at) <= self.now - KEPT))
-        # Written before the effect: of two requests at the same time the second waits here for the first to commit.
-        record = IdempotencyKey(
+        if not self._take(status):
+            known = self._known()
+            assert known is not None, "whoever was first has committed it"
+            return self._replay(known)
+        body = produce().wire()
+        mine = col(IdempotencyKey.caller) == self.caller, col(IdempotencyKey.key) == self.key
+        self.session.exec(update(IdempotencyKey).where(*mine).values(body=_without(body, secret)))
+        return JSONResponse(body, status)
+
+    def _known(self) -> IdempotencyKey | None:
+        kept = select(IdempotencyKey).where(
+            col(IdempotencyKey.caller) == self.caller,
+            col(IdempotencyKey.key) == self.key,
+            col(IdempotencyKey.created_at) > self.now - KEPT,
+        )
+        return self.session.exec(kept).one_or_none()
+
+    def _take(self, status: int) -> bool:
+        """Write the key before the effect; False if somebody else has it.
+
+        Of two requests at the same time the second waits here for the first to commit or to fail.
+        """
+        new = insert_into(self.session, IdempotencyKey).values(
             caller=self.caller,
             key=self.key,
             operation=self.operation,
             request_hash=self.request_hash,
             status=status,
+            body={},
             created_at=self.now,
         )
-        self.session.expunge_all()
-        self.session.add(record)
-        self.session.flush()
-        body = produce().wire()
-        record.body = _without(body, secret)
-        self.session.add(record)
-        return JSONResponse(body, status)
+        written = new.on_conflict_do_nothing().returning(col(IdempotencyKey.key))
+        return self.session.connection().execute(written).first() is not None
 
     def _replay(self, known: IdempotencyKey) -> JSONResponse:
         if (known.operation, known.request_hash) != (self.operation, self.request_hash):

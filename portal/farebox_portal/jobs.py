@@ -16,11 +16,15 @@ from farebox_portal.settings import Settings
 log = structlog.get_logger(__name__)
 
 TRY_AGAIN_S = 0.5
+_SLICE_S = 0.15  # a key that is revoked while everything is republished must be gone within a second
 
 
 @dataclass
 class Job:
-    """Something to be done again and again. Whatever it raises is logged, and it is tried again."""
+    """Something to be done again and again. Whatever it raises is logged, and it is tried again.
+
+    Work that returns True may not be through: it goes on at once, after whatever else is due.
+    """
 
     name: str
     every_s: float
@@ -32,11 +36,11 @@ class Job:
         if time.monotonic() < self.due_s:
             return
         try:
-            self.work()
+            goes_on = self.work() is True
         except Exception as error:
             self._failed(error)
         else:
-            self._worked()
+            self._worked(goes_on)
 
     def _failed(self, error: Exception) -> None:
         self.due_s = time.monotonic() + max(self.every_s, TRY_AGAIN_S)
@@ -47,8 +51,8 @@ class Job:
             log.error("job_failed", job=self.name, error=fault, exc_info=None if is_outage else error)
         self.fault = fault
 
-    def _worked(self) -> None:
-        self.due_s = time.monotonic() + self.every_s
+    def _worked(self, goes_on: bool) -> None:
+        self.due_s = time.monotonic() + (0.0 if goes_on else self.every_s)
         if self.fault:
             log.info("job_recovered", job=self.name)
         self.fault = ""
@@ -63,7 +67,7 @@ def run_jobs(engine: Engine, clock: Clock, settings: Settings, stop: threading.E
         run_until(
             stop,
             [
-                Job("ensure_directory", 0.5, lambda: ensure_directory(engine, store, clock.now())),
+                Job("ensure_directory", 0.5, lambda: ensure_directory(engine, store, clock.now(), _SLICE_S)),
                 Job("publish_pending", 0.2, lambda: publish_pending(engine, store, clock.now())),
                 Job("publish_policies", 0.5, lambda: publish_policies(engine, store)),
             ],

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import Engine
 
 from builders.portal import NOW, a_database
 from farebox_portal import problems
@@ -25,11 +26,14 @@ def some_settings(folder: Path, **more: str) -> Settings:
 
 
 class Portal:
-    """``with Portal(tmp_path, router) as portal: portal.get("/v1/…")``; the operator calls unless told otherwise."""
+    """``with Portal(tmp_path, router) as portal: portal.get("/v1/…")``; the operator calls unless told otherwise.
 
-    def __init__(self, folder: Path, *routers: APIRouter) -> None:
+    On `engine`, which stays open, or on a new SQLite database of its own.
+    """
+
+    def __init__(self, folder: Path, *routers: APIRouter, engine: Engine | None = None) -> None:
         settings = some_settings(folder)
-        self.engine = a_database(folder)
+        self.engine = engine or a_database(folder)
         self.clock = FrozenClock(NOW)
         self.admin_token = settings.admin_token.get_secret_value()
         self.plugin_token = settings.plugin_token.get_secret_value()

@@ -1,6 +1,5 @@
-"""A portal on a real SQLite database with the real schema, at a standing clock."""
+"""A portal on a real database with the real schema, at a standing clock."""
 
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +10,10 @@ import structlog
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
+from builders.databases import Databases, databases_of
 from builders.documents import a_plan
 from farebox_portal.app import create_app
 from farebox_portal.clock import FrozenClock
-from farebox_portal.db import make_engine
-from farebox_portal.migrate import migrate
 from farebox_portal.settings import Settings, load_settings
 
 ADMIN = "admin-token-of-the-tests"
@@ -24,20 +22,22 @@ NOW = datetime(2026, 1, 31, 10, 0, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file with the schema, made once and copied for each test."""
-    path = tmp_path_factory.mktemp("schema") / "farebox.db"
-    engine = make_engine(f"sqlite:///{path}")
-    migrate(engine)
-    engine.dispose()
-    return path
+def dialect() -> str:
+    """Which engine the tests run on. Where it matters a folder or a module overrides this to run on both."""
+    return "sqlite"
+
+
+@pytest.fixture(scope="session")
+def databases(dialect: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    with databases_of(dialect, tmp_path_factory.mktemp("databases")) as databases:
+        yield databases
 
 
 @pytest.fixture
-def engine(tmp_path: Path, migrated: Path) -> Iterator[Engine]:
-    engine = make_engine(f"sqlite:///{shutil.copy(migrated, tmp_path / 'farebox.db')}")
-    yield engine
-    engine.dispose()
+def engine(databases: Databases) -> Iterator[Engine]:
+    """A new database with the real schema."""
+    with databases.migrated() as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -5,11 +5,17 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 
+from builders.databases import DIALECTS
 from builders.documents import a_plan
 from farebox_portal.clock import FrozenClock
 
 KEY = {"Idempotency-Key": "order-1"}
 ACME = {"key": "other", "name": "Other"}
+
+
+@pytest.fixture(scope="session", params=DIALECTS)
+def dialect(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def test_the_same_request_takes_effect_once_and_gets_the_same_answer(shop: TestClient) -> None:

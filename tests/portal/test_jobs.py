@@ -147,6 +147,23 @@ def test_a_job_waits_for_its_turn() -> None:
     assert runs == [1]
 
 
+def test_a_job_that_is_not_through_goes_on_after_whatever_else_is_due() -> None:
+    stop = threading.Event()
+    done: list[str] = []
+
+    def long() -> bool:
+        done.append("long")
+        return done.count("long") < 3
+
+    def short() -> None:
+        done.append("short")
+        if done.count("long") == 3:
+            stop.set()
+
+    run_until(stop, [Job("long", 3600.0, long), Job("short", 0.0, short)])
+    assert done == ["long", "short"] * 3
+
+
 def test_the_end_is_not_delayed_by_a_job_that_is_due_much_later() -> None:
     stop = threading.Event()
     thread = threading.Thread(target=run_until, args=(stop, [Job("rare", 3600.0, lambda: None)]))

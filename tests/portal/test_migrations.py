@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -5,10 +6,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
-from farebox_portal.db import make_engine
+from builders.databases import DIALECTS, Databases
 from farebox_portal.errors import CannotStart
 from farebox_portal.migrate import migrate, require_current
 from farebox_portal.tables import metadata
+
+
+@pytest.fixture(scope="session", params=DIALECTS)
+def dialect(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def test_the_steps_add_up_to_the_tables(engine: Engine) -> None:
@@ -39,11 +45,16 @@ def test_a_second_migration_changes_nothing(engine: Engine) -> None:
     require_current(engine)
 
 
-def test_an_empty_database_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    engine = make_engine(f"sqlite:///{tmp_path / 'empty.db'}")
-    with pytest.raises(CannotStart, match="run `farebox migrate`"):
+def test_an_empty_database_is_refused_with_the_remedy(databases: Databases) -> None:
+    with databases.empty() as engine, pytest.raises(CannotStart, match="run `farebox migrate`"):
         require_current(engine)
-    engine.dispose()
+
+
+def test_processes_that_start_together_migrate_once(databases: Databases) -> None:
+    with databases.empty() as engine:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: migrate(engine), range(4)))
+        require_current(engine)
 
 
 def test_a_database_of_a_newer_version_is_left_alone(engine: Engine) -> None:

@@ -5,10 +5,13 @@ publishers, or one that was slow, do no harm. What was published is noted in SQL
 two publishes the same document once more.
 """
 
+import math
 import secrets
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -20,7 +23,7 @@ from farebox.v1 import layout
 from farebox.v1.entitlements_pb2 import KeyRecord
 from farebox_portal.catalog.tables import Policy
 from farebox_portal.customers.tables import Customer
-from farebox_portal.db import transaction
+from farebox_portal.db import insert_into, transaction
 from farebox_portal.entitlements.compile import (
     compile_account,
     compile_policies,
@@ -30,10 +33,10 @@ from farebox_portal.entitlements.compile import (
 )
 from farebox_portal.entitlements.facts import AccountFacts, read_facts
 from farebox_portal.entitlements.tables import Publication
-from farebox_portal.usage.ingest import insert_into
 
 STORE_TIMEOUT_S = 0.4
 _ACCOUNTS_AT_ONCE = 200
+_ACCOUNTS_IN_A_SLICE = 50
 
 # KEYS  counters hash, account document      ARGV  version, document, "1" if the counters have to be rebuilt
 # Without `gen` the next request loads the account again, from ledger and spools.
@@ -46,12 +49,39 @@ if ARGV[3] == '1' then redis.call('HDEL', KEYS[1], 'gen') end
 return 1
 """
 
-# KEYS  directory      ARGV  the mark that was set before everything was published, generation
-_COMPLETE = """
+# KEYS  directory      ARGV  the mark that is believed to be there, what comes in its place
+_MOVE_ON = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far everything has been republished; lies in the directory until it is complete.
+
+    It is drawn anew with each start. So whoever moves it on knows that nobody emptied the server since it was there,
+    and that nobody else began from the front.
+    """
+
+    generation: str
+    token: str
+    last_id: str  # of the accounts in their order; "" = none yet
+
+    def __str__(self) -> str:
+        return f"publishing {self.generation} {self.token} {self.last_id}"
+
+    def after(self, last_id: str) -> "Mark":
+        return replace(self, last_id=last_id)
+
+    @classmethod
+    def found(cls, raw: bytes | None, generation: str) -> "Mark | None":
+        """The mark that lies in the directory, if it was set on this incarnation of the server."""
+        words = (raw or b"").decode(errors="replace").split(" ")
+        if len(words) != 4 or words[:2] != ["publishing", generation]:
+            return None
+        return cls(*words[1:])
 
 
 @dataclass(frozen=True)
@@ -98,26 +128,34 @@ def publish_pending(engine: Engine, store: redis.Redis, now: datetime) -> int:
     return published
 
 
-def ensure_directory(engine: Engine, store: redis.Redis, now: datetime) -> bool:
+def ensure_directory(engine: Engine, store: redis.Redis, now: datetime, for_s: float = math.inf) -> bool:
     """Republish everything into a server that is not the one we published to, or was emptied; whether that was needed.
 
-    While it goes on the directory carries a mark of ours. If somebody empties the server meanwhile the mark is gone
-    too, and what is there is not declared complete.
+    It stops after about `for_s` and is to be called again then: changes must not wait until 100 000 accounts are out.
+    A mark in the directory says how far it came; not before the end is what is there declared complete. If somebody
+    empties the server meanwhile the mark is gone too, and all begins anew.
     """
+    until_s = time.monotonic() + for_s
     generation = layout.generation({name: str(value) for name, value in store.info("server", "replication").items()})
-    if store.get(layout.DIRECTORY) == generation.encode():
+    raw = cast("bytes | None", store.get(layout.DIRECTORY))
+    if raw == generation.encode():
         return False
-    mark = f"publishing {secrets.token_hex(8)}"
-    store.set(layout.DIRECTORY, mark)
-    publish_policies(engine, store)
-    with transaction(engine, read_only=True) as session:
-        everybody = session.exec(select(Customer.id).order_by(col(Customer.id))).all()
+    mark = Mark.found(raw, generation)
+    if mark is None:
+        mark = Mark(generation, secrets.token_hex(8), "")
+        store.set(layout.DIRECTORY, str(mark))
+        publish_policies(engine, store)
     errors: list[Exception] = []
-    for ids in _portions(everybody):
+    while ids := _next_accounts(engine, mark.last_id):
         compiled, failed = _read_and_compile(engine, ids, now)
         errors += failed
-        _put_accounts(store, compiled, rebuild=frozenset())
-    store.eval(_COMPLETE, 1, layout.DIRECTORY, mark, generation)
+        # A plan change that is not published yet goes out here as well, and its new counters need their history.
+        _put_accounts(store, compiled, rebuild=_with_other_counters(engine, compiled))
+        mark, before = mark.after(ids[-1]), mark
+        if not _move_on(store, before, str(mark)) or time.monotonic() >= until_s:
+            break
+    else:
+        _move_on(store, mark, generation)
     if errors:
         raise errors[0]
     return True
@@ -152,6 +190,18 @@ def compiled_account(facts: AccountFacts, now: datetime) -> Compiled:
         counters_digest=counters_digest(facts, account),
         recompile_at=recompile_at(facts, account, now),
     )
+
+
+def _next_accounts(engine: Engine, last_id: str) -> Sequence[str]:
+    """One that appears behind us meanwhile is not missed: it is pending, and published as such."""
+    following = select(Customer.id).where(col(Customer.id) > last_id).order_by(col(Customer.id))
+    with transaction(engine, read_only=True) as session:
+        return session.exec(following.limit(_ACCOUNTS_IN_A_SLICE)).all()
+
+
+def _move_on(store: redis.Redis, mark: Mark, successor: str) -> bool:
+    """Replace the mark, unless it is gone: the server was emptied, or another publisher was quicker."""
+    return bool(store.eval(_MOVE_ON, 1, layout.DIRECTORY, str(mark), successor))
 
 
 def _renew(engine: Engine, now: datetime) -> None:

@@ -1,6 +1,8 @@
 """An account and its counters as the ledger has them: what the plugin rebuilds admission from."""
 
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import pairwise
 
 from sqlmodel import Session, select
 
@@ -11,7 +13,7 @@ from farebox_portal.entitlements.compile import compile_account, serialized
 from farebox_portal.entitlements.facts import read_facts
 from farebox_portal.errors import NotFound
 from farebox_portal.usage.tables import SpoolCursor
-from farebox_portal.usage.totals import period_totals
+from farebox_portal.usage.totals import Span, totals
 
 _PERIODS_AHEAD = 2  # a gateway's clock may run ahead of ours
 
@@ -27,19 +29,23 @@ def account_state(session: Session, account_id: str, now: datetime) -> AccountSt
     if not facts:
         raise NotFound(f"There is no account {account_id}.")
     account = compile_account(facts[0], now)
-    counters = [
-        CounterValue(subscription_id=sold.id, quota_id=quota.id, period_start_ms=start_ms, used=used)
+    periods = [
+        (sold.id, quota.id, Span(sold.id, quota.meter, start_ms, end_ms))
         for sold in account.subscriptions
         for quota in sold.quotas
-        for start_ms, used in _totals(session, sold.id, quota, to_ms(now))
-        if used
+        for start_ms, end_ms in _periods(quota, to_ms(now))
+    ]
+    used = totals(session, [span for _, _, span in periods])
+    counters = [
+        CounterValue(subscription_id=sold_id, quota_id=quota_id, period_start_ms=span.start_ms, used=units)
+        for (sold_id, quota_id, span), units in zip(periods, used, strict=True)
+        if units
     ]
     cursors = {cursor.spool: cursor.end for cursor in session.exec(select(SpoolCursor))}
     return AccountState(account=serialized(account), counters=counters, cursors=cursors)
 
 
-def _totals(session: Session, subscription_id: str, quota: Quota, now_ms: int) -> list[tuple[int, int]]:
-    """(start, units used) of each period up to the next one."""
+def _periods(quota: Quota, now_ms: int) -> Iterable[tuple[int, int]]:
+    """Each period from the last one to the next."""
     begun = sum(reset <= now_ms for reset in quota.resets_ms)
-    resets = quota.resets_ms[: begun + _PERIODS_AHEAD]
-    return list(zip(resets, period_totals(session, subscription_id, quota.meter, resets), strict=False))
+    return pairwise(quota.resets_ms[: begun + _PERIODS_AHEAD])

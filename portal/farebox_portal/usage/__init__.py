@@ -2,6 +2,7 @@
 
 tables   the rows
 ingest   a batch from a plugin's spool -> rows and cursor, in one transaction
+book     rows -> the ledger and its hourly sums, each once
 totals   how much of a meter a subscription used between two instants
 grants   what a plan allows (pure)
 access   a subscription's allowances and what is left of them

@@ -7,31 +7,25 @@ An event that cannot be booked is put aside with the reason instead of refusing 
 """
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import orjson
 from google.protobuf.message import DecodeError
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session, SQLModel, col, select
+from sqlmodel import Session, col, select
 
 from farebox.v1.usage_pb2 import Receipt, UsageBatch, UsageEvent
 from farebox_portal.customers.tables import Customer
+from farebox_portal.db import insert_into
 from farebox_portal.subscriptions.tables import Subscription
-from farebox_portal.usage.tables import QuarantinedEvent, SpoolCursor, UsageRow
+from farebox_portal.usage.book import Row, book
+from farebox_portal.usage.tables import QuarantinedEvent, SpoolCursor
 
 QUANTITY_MAX = 1 << 53  # what Lua's numbers still count exactly; no request uses that much of anything
 NAME_LENGTH_MAX = 255
 _EPOCH_END_MS = 253_402_300_800_000  # the year 10000: behind it there is no datetime
 _IDS_IN_ONE_QUERY = 500
-
-# In this order rows are tuples, and go to the driver as they are: 50 000 events a second leave no time for a dict each.
-_COLUMNS = (
-    "customer_id", "rid", "meter", "quantity", "subscription_id", "key_id", "policy", "admitted_at_ms", "status",
-    "dimensions", "flags",
-)  # fmt: skip
-Row = tuple[str, str, str, int, str, str, str, int, int, str, str]
 
 
 @dataclass(frozen=True)
@@ -44,10 +38,10 @@ class Owners:
 
 @dataclass
 class Sorted:
-    """A batch taken apart. An event's first row stands in `first`, the rows of its other meters in `rest`."""
+    """A batch taken apart: rows of so many events, and what can be no row."""
 
-    first: list[Row] = field(default_factory=list)
-    rest: list[Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    events: int = 0
     unbookable: list[tuple[bytes, str]] = field(default_factory=list)
 
 
@@ -58,14 +52,13 @@ def apply_batch(session: Session, batch: UsageBatch, now: datetime) -> Receipt:
     """
     events = [(payload, _parsed(payload)) for payload in batch.events]
     found = sort_events(events, _owners(session, [event for _, event in events if event is not None]))
-    accepted = _book(session, found.first)
-    _book(session, found.rest)
+    accepted = book(session, found.rows)
     quarantined = _put_aside(session, batch, found.unbookable, now)
     return Receipt(
         spool=batch.spool,
         end=_move_cursor(session, batch.spool, batch.end, now),
         accepted=accepted,
-        duplicates=len(found.first) - accepted + len(found.unbookable) - quarantined,
+        duplicates=found.events - accepted + len(found.unbookable) - quarantined,
         quarantined=quarantined,
     )
 
@@ -74,12 +67,12 @@ def sort_events(events: Iterable[tuple[bytes, UsageEvent | None]], owners: Owner
     """Events into rows, or into the reason why they are none. Pure."""
     found = Sorted()
     for payload, event in events:
-        rows = "unreadable: not a UsageEvent" if event is None else _rows(event, owners)
+        rows = "unreadable: not a UsageEvent" if event is None else _rows(payload, event, owners)
         if isinstance(rows, str):
             found.unbookable.append((payload, rows))
         elif rows:
-            found.first.append(rows[0])
-            found.rest += rows[1:]
+            found.rows += rows
+            found.events += 1
     return found
 
 
@@ -90,8 +83,8 @@ def _parsed(payload: bytes) -> UsageEvent | None:
         return None
 
 
-def _rows(event: UsageEvent, owners: Owners) -> list[Row] | str:
-    """One row for each meter, by name, so that the first is the same however they are listed; or why there is none."""
+def _rows(payload: bytes, event: UsageEvent, owners: Owners) -> list[Row] | str:
+    """One row for each meter, or why there is none."""
     rid, account_id, subscription_id, admitted_at_ms = (
         event.rid, event.account_id, event.subscription_id, event.admitted_at_ms,
     )  # fmt: skip
@@ -103,33 +96,45 @@ def _rows(event: UsageEvent, owners: Owners) -> list[Row] | str:
         return "unknown subscription"
     if not 0 < admitted_at_ms < _EPOCH_END_MS:
         return "impossible instant of admission"
+    if len(rid) > NAME_LENGTH_MAX:
+        return "name empty or too long"
     quantities: dict[str, int] = {}
     for used in event.meters:
-        if used.quantity < 0:
+        meter, quantity = used.meter, used.quantity
+        if quantity < 0:
             return "negative quantity"
-        quantities[used.meter] = quantities.get(used.meter, 0) + used.quantity
-    if max(quantities.values(), default=0) > QUANTITY_MAX:
-        return "quantity out of range"
-    if "" in quantities or max(map(len, quantities), default=0) > NAME_LENGTH_MAX or len(rid) > NAME_LENGTH_MAX:
-        return "name empty or too long"
-    key_id, policy, flags, dimensions = event.key_id, event.policy, ",".join(event.flags), dict(event.dimensions)
-    if "\0" in "".join((rid, key_id, policy, flags, *quantities, *dimensions, *dimensions.values())):
+        if not 0 < len(meter) <= NAME_LENGTH_MAX:
+            return "name empty or too long"
+        quantities[meter] = total = quantities.get(meter, 0) + quantity
+        if total > QUANTITY_MAX:
+            return "quantity out of range"
+    # Without a zero byte there can be no NUL in a text; with one it may also be an empty text's length.
+    if b"\0" in payload and _has_nul(event):
         return "text with a NUL"
-    shared = (subscription_id, key_id, policy, admitted_at_ms, event.status, _json(dimensions), flags)
-    return [(account_id, rid, meter, quantities[meter], *shared) for meter in sorted(quantities)]
+    # Most events have neither dimensions nor flags, and asking is cheaper than making empty ones.
+    dimensions = _json(event.dimensions) if event.dimensions else "{}"
+    flags = ",".join(event.flags) if event.flags else ""
+    shared = (subscription_id, event.key_id, event.policy, admitted_at_ms, event.status, dimensions, flags)
+    return [(account_id, rid, meter, quantity, *shared) for meter, quantity in quantities.items()]
 
 
-def _json(dimensions: dict[str, str]) -> str:
-    return json.dumps(dimensions, sort_keys=True) if dimensions else "{}"
+def _has_nul(event: UsageEvent) -> bool:
+    texts = [event.rid, event.key_id, event.policy, *event.flags, *(used.meter for used in event.meters)]
+    return any("\0" in text for text in (*texts, *event.dimensions, *event.dimensions.values()))
+
+
+def _json(dimensions: Mapping[str, str]) -> str:
+    return orjson.dumps(dict(dimensions), option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _owners(session: Session, events: Sequence[UsageEvent]) -> Owners:
     """Read who owns what, for just the ids that the events name."""
+    named = {(event.account_id, event.subscription_id) for event in events}
     accounts: set[str] = set()
     account_of: dict[str, str] = {}
-    for ids in _portions({event.account_id for event in events}):
+    for ids in _portions({account_id for account_id, _ in named}):
         accounts.update(session.exec(select(Customer.id).where(col(Customer.id).in_(ids))))
-    for ids in _portions({event.subscription_id for event in events}):
+    for ids in _portions({subscription_id for _, subscription_id in named}):
         known = select(Subscription.id, Subscription.customer_id).where(col(Subscription.id).in_(ids))
         account_of.update((subscription, account) for subscription, account in session.exec(known))
     return Owners(frozenset(accounts), account_of)
@@ -138,20 +143,6 @@ def _owners(session: Session, events: Sequence[UsageEvent]) -> Owners:
 def _portions(ids: set[str]) -> Iterable[list[str]]:
     clean = sorted(text for text in ids if "\0" not in text)  # PostgreSQL refuses a query with a NUL in it
     return (clean[at : at + _IDS_IN_ONE_QUERY] for at in range(0, len(clean), _IDS_IN_ONE_QUERY))
-
-
-def _book(session: Session, rows: list[Row]) -> int:
-    """Insert the rows that are not there yet; how many those were."""
-    if not rows:
-        return 0
-    rows.sort()  # two batches with the same events then wait for each other instead of deadlocking
-    connection = session.connection()
-    mark = "%s" if connection.dialect.name == "postgresql" else "?"
-    statement = (
-        f"INSERT INTO {UsageRow.__tablename__} ({', '.join(_COLUMNS)}) "  # noqa: S608  (constants)
-        f"VALUES ({', '.join([mark] * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
-    )
-    return connection.exec_driver_sql(statement, rows).rowcount
 
 
 def _put_aside(session: Session, batch: UsageBatch, unbookable: list[tuple[bytes, str]], now: datetime) -> int:
@@ -169,8 +160,9 @@ def _put_aside(session: Session, batch: UsageBatch, unbookable: list[tuple[bytes
         }
         for payload, reason in unbookable
     ]
-    statement = insert_into(session, QuarantinedEvent).on_conflict_do_nothing()
-    return session.connection().execute(statement, rows).rowcount
+    rows.sort(key=lambda row: str(row["digest"]))  # as in `book`: no deadlock with another delivery of the same
+    statement = insert_into(session, QuarantinedEvent).on_conflict_do_nothing().returning(col(QuarantinedEvent.digest))
+    return len(session.connection().execute(statement, rows).all())
 
 
 def _move_cursor(session: Session, spool: str, end: int, now: datetime) -> int:
@@ -184,10 +176,3 @@ def _move_cursor(session: Session, spool: str, end: int, now: datetime) -> int:
         )
     )
     return session.exec(select(SpoolCursor.end).where(SpoolCursor.spool == spool)).one()
-
-
-def insert_into(session: Session, table: type[SQLModel]) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that can say ON CONFLICT, which each dialect spells in its own class."""
-    if session.connection().dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)

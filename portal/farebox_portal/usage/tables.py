@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary
+from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary, Numeric
 from sqlmodel import Field, SQLModel
 
 from farebox_portal.db import UTCDateTime
@@ -30,6 +30,18 @@ class UsageRow(SQLModel, table=True):
     status: int
     dimensions: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     flags: str = ""
+
+
+class UsageHour(SQLModel, table=True):
+    """The sum of a subscription's rows of one meter and hour (UTC), written in the transaction of the rows."""
+
+    __tablename__ = "usage_hours"
+
+    subscription_id: str = Field(primary_key=True)
+    meter: str = Field(primary_key=True)
+    hour_ms: int = Field(primary_key=True, sa_type=BigInteger)  # when it begins
+    # A thousand rows of the largest quantity pass what 64 bits hold; that must not stop the queue.
+    quantity: int = Field(sa_column=Column(BigInteger().with_variant(Numeric(38, 0), "postgresql"), nullable=False))
 
 
 class SpoolCursor(SQLModel, table=True):

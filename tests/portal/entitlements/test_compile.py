@@ -1,11 +1,11 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine
 from sqlmodel import Session
 
 from builders.portal import (
@@ -13,7 +13,6 @@ from builders.portal import (
     START,
     a_card,
     a_customer,
-    a_database,
     a_feature,
     a_key,
     a_meter,
@@ -42,8 +41,7 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    engine = a_database(tmp_path)
+def session(engine: Engine) -> Iterator[Session]:
     with transaction(engine) as session:
         a_meter(session)
         a_meter(session, "tokens")
@@ -51,7 +49,6 @@ def session(tmp_path: Path) -> Iterator[Session]:
         a_feature(session, "tokens", "tokens")
         a_feature(session, "premium")
         yield session
-    engine.dispose()
 
 
 def facts(session: Session, customer: Customer) -> AccountFacts:

@@ -1,6 +1,7 @@
 """Publishing, against a real Valkey."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,21 +9,30 @@ from typing import Any
 
 import pytest
 import redis
+from redis.client import Pipeline
+from redis.crc import key_slot
 from sqlalchemy import Engine, func
 from sqlmodel import Session, select
 
-from builders.portal import NOW, a_card, a_database, a_feature, a_key, a_meter, a_plan, a_subscription, an_account
+from builders.portal import NOW, a_card, a_feature, a_key, a_meter, a_plan, a_subscription, an_account
 from farebox.v1 import layout
 from farebox.v1.entitlements_pb2 import Account, KeyRecord, Policies
 from farebox_portal.catalog.tables import Plan, Policy
 from farebox_portal.customers.tables import Customer
 from farebox_portal.db import transaction
-from farebox_portal.entitlements.publish import connect, ensure_directory, publish_pending, publish_policies
+from farebox_portal.entitlements.publish import (
+    Mark,
+    connect,
+    ensure_directory,
+    publish_pending,
+    publish_policies,
+)
 from farebox_portal.entitlements.tables import Publication
 from farebox_portal.subscriptions.tables import ApiKey, Subscription
 from rig.valkey import Valkey
 
 DAY = timedelta(days=1)
+SLICE = 5  # accounts
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +49,11 @@ def store(valkey: Valkey) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = a_database(tmp_path)
+def engine(engine: Engine) -> Engine:
     with transaction(engine) as session:
         a_meter(session)
         a_feature(session, meter_slug="api_requests")
-    yield engine
-    engine.dispose()
+    return engine
 
 
 @pytest.fixture
@@ -377,6 +385,126 @@ def test_the_directory_is_not_complete_before_all_of_it_is_there(
     assert len(seen) == 1
     assert seen[0] is not None
     assert seen[0] != server_generation(store)
+
+
+@pytest.fixture
+def small_slices() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("farebox_portal.entitlements.publish._ACCOUNTS_IN_A_SLICE", SLICE)
+        yield
+
+
+def some_accounts(engine: Engine, count: int) -> list[str]:
+    with transaction(engine) as session:
+        return [an_account(session, f"customer_{n:03d}")[0].id for n in range(count)]
+
+
+def documents(store: redis.Redis, ids: list[str]) -> int:
+    return sum(store.exists(layout.account(customer_id)) == 1 for customer_id in ids)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_republishing_goes_on_where_its_time_ran_out(engine: Engine, store: redis.Redis) -> None:
+    ids = some_accounts(engine, 3 * SLICE + 1)
+    seen = []
+    for _ in range(4):
+        assert ensure_directory(engine, store, NOW, for_s=0)
+        seen.append((documents(store, ids), store.get(layout.DIRECTORY) == server_generation(store)))
+    assert seen == [(SLICE, False), (2 * SLICE, False), (3 * SLICE, False), (len(ids), False)]
+    assert ensure_directory(engine, store, NOW, for_s=0)
+    assert store.get(layout.DIRECTORY) == server_generation(store)
+    assert not ensure_directory(engine, store, NOW, for_s=0)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_republishing_begins_anew_when_the_server_is_emptied_between_two_slices(
+    engine: Engine, store: redis.Redis
+) -> None:
+    ids = some_accounts(engine, 2 * SLICE)
+    ensure_directory(engine, store, NOW, for_s=0)
+    store.flushall()
+    while ensure_directory(engine, store, NOW, for_s=0):
+        pass
+    assert documents(store, ids) == len(ids)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_mark_of_another_incarnation_of_the_server_is_not_believed(engine: Engine, store: redis.Redis) -> None:
+    """It came back with its append-only file: the mark survived, and perhaps not all that it speaks of."""
+    ids = some_accounts(engine, 2 * SLICE)
+    store.set(layout.DIRECTORY, str(Mark("another.server", "token", ids[-1])))
+    while ensure_directory(engine, store, NOW, for_s=0):
+        pass
+    assert documents(store, ids) == len(ids)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_slice_that_was_wiped_out_is_not_counted_although_another_publisher_came_just_as_far(
+    engine: Engine, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = some_accounts(engine, 3 * SLICE)
+    ensure_directory(engine, store, NOW, for_s=0)
+    eval_script = store.eval
+
+    def wiped_out_and_begun_anew(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        store.flushall()
+        ensure_directory(engine, store, NOW, for_s=0)
+        return eval_script(*arguments)
+
+    monkeypatch.setattr(store, "eval", wiped_out_and_begun_anew)
+    while ensure_directory(engine, store, NOW, for_s=0):
+        pass
+    assert documents(store, ids) == len(ids)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_two_publishers_share_the_work_and_leave_nothing_out(
+    engine: Engine, store: redis.Redis, valkey: Valkey
+) -> None:
+    ids = some_accounts(engine, 4 * SLICE)
+
+    def publish(_: int) -> None:
+        with connect(valkey.url) as own:
+            while ensure_directory(engine, own, NOW, for_s=0):
+                pass
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(publish, range(2)))
+    assert documents(store, ids) == len(ids)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_an_account_that_cannot_be_compiled_does_not_keep_the_directory_incomplete(
+    engine: Engine, store: redis.Redis
+) -> None:
+    ids = some_accounts(engine, SLICE + 1)
+    with transaction(engine) as session:
+        plan_id = session.exec(select(Subscription.plan_id).where(Subscription.customer_id == ids[0])).one()
+        session.get_one(Plan, plan_id).phases = [{"key": "nothing"}]
+    with pytest.raises(KeyError):
+        ensure_directory(engine, store, NOW)
+    assert documents(store, ids) == len(ids) - 1
+    assert not ensure_directory(engine, store, NOW)
+
+
+def test_all_that_one_script_touches_lies_in_one_slot_of_a_cluster(
+    engine: Engine, store: redis.Redis, account: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts: list[tuple[Any, ...]] = []
+    execute = Pipeline.execute_command
+
+    def watched(pipeline: Any, *command: Any, **options: Any) -> Any:
+        scripts.append(command)
+        return execute(pipeline, *command, **options)
+
+    monkeypatch.setattr(Pipeline, "execute_command", watched)
+    publish_pending(engine, store, NOW)
+    evals = [command for command in scripts if command[0] == "EVAL"]
+    assert evals
+    for _, _, count, *rest in evals:
+        assert len({key_slot(key.encode()) for key in rest[:count]}) == 1
+    assert not any(command[0] == "MULTI" for command in scripts)
 
 
 def test_policies_are_published_when_they_differ(engine: Engine, store: redis.Redis) -> None:

@@ -1,6 +1,8 @@
 """What the plugin rebuilds admission from, and how it is asked for."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete
+from sqlalchemy import Engine, delete
 from sqlmodel import select
 
 from builders.portal import (
@@ -35,7 +37,7 @@ from farebox_portal.entitlements.state import account_state
 from farebox_portal.errors import NotFound
 from farebox_portal.subscriptions.tables import Subscription
 from farebox_portal.usage.ingest import apply_batch
-from farebox_portal.usage.tables import UsageRow
+from farebox_portal.usage.tables import UsageHour, UsageRow
 from farebox_portal.usage.totals import meter_total
 
 DAY = timedelta(days=1)
@@ -43,8 +45,8 @@ Counters = dict[tuple[str, datetime], int]
 
 
 @pytest.fixture
-def portal(tmp_path: Path) -> Iterator[Portal]:
-    with Portal(tmp_path, router) as portal:
+def portal(tmp_path: Path, engine: Engine) -> Iterator[Portal]:
+    with Portal(tmp_path, router, engine=engine) as portal:
         with transaction(portal.engine) as session:
             a_meter(session)
             a_meter(session, "tokens")
@@ -112,7 +114,8 @@ def test_counters_equal_the_ledger_s_totals_of_their_period(
     portal: Portal, subscription: Subscription, used: list[tuple[int, int]]
 ) -> None:
     with transaction(portal.engine) as session:
-        session.exec(delete(UsageRow))
+        for table in (UsageRow, UsageHour):
+            session.exec(delete(table))
     events = [an_event(subscription, f"r{n}", NOW - timedelta(hours=at), tokens=q) for n, (at, q) in enumerate(used)]
     use(portal, *events)
     found = state(portal, subscription.customer_id)
@@ -134,6 +137,35 @@ def test_totals_and_cursor_are_of_one_instant_although_a_batch_is_booked_in_betw
         found = account_state(session, subscription.customer_id, NOW)
     assert counters(found) == {}
     assert dict(found.cursors) == {}
+
+
+def test_a_reader_while_batches_are_booked_never_sees_totals_and_cursor_of_two_moments(
+    portal: Portal, subscription: Subscription
+) -> None:
+    """Each batch is one unit, and its cursor the number of units so far: they must always be equal."""
+    batches = 60
+    done = threading.Event()
+
+    def ship() -> None:
+        try:
+            for number in range(1, batches + 1):
+                # Half-way through an hour and at its start: one is read from rows, one from the sums.
+                at = NOW + timedelta(minutes=20 * (number % 3))
+                use(portal, an_event(subscription, f"r{number}", at, tokens=1), end=number)
+        finally:
+            done.set()
+
+    seen: set[int] = set()
+    with ThreadPoolExecutor(1) as pool:
+        shipping = pool.submit(ship)
+        while not done.is_set():
+            found = state(portal, subscription.customer_id)
+            used = sum(counters(found).values())
+            assert used == found.cursors.get("host/0/1", 0)
+            seen.add(used)
+        shipping.result()
+    assert len(seen) > 2, "the reader saw nothing of what was booked"
+    assert sum(counters(state(portal, subscription.customer_id)).values()) == batches
 
 
 def test_an_account_that_does_not_exist_is_not_found(portal: Portal) -> None:

@@ -1,27 +1,25 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 from sqlmodel import Session, select
 
-from builders.portal import START, a_card, a_database, a_feature, a_meter, a_plan
+from builders.portal import START, a_card, a_feature, a_meter, a_plan
 from farebox_portal.catalog.tables import Feature, Plan
 from farebox_portal.db import transaction
 from farebox_portal.usage.grants import Allowance, Grants, grants, phase_at
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    engine = a_database(tmp_path)
+def session(engine: Engine) -> Iterator[Session]:
     with transaction(engine) as session:
         a_meter(session)
         a_feature(session, meter_slug="api_requests")
         a_feature(session, "premium")
         a_feature(session, "seats")
         yield session
-    engine.dispose()
 
 
 def granted(session: Session, plan: Plan) -> Grants:

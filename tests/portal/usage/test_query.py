@@ -1,15 +1,15 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine
 from sqlmodel import Session
 
-from builders.portal import a_batch, a_database, a_feature, a_meter, an_account, an_event
+from builders.portal import a_batch, a_feature, a_meter, an_account, an_event
 from farebox_portal.catalog.tables import Meter
 from farebox_portal.db import transaction
 from farebox_portal.errors import Conflict, Invalid
@@ -25,11 +25,9 @@ def utc(*parts: int) -> datetime:
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    engine = a_database(tmp_path)
+def session(engine: Engine) -> Iterator[Session]:
     with transaction(engine) as session:
         yield session
-    engine.dispose()
 
 
 @pytest.fixture

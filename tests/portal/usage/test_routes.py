@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from builders.portal import (
     NOW,
@@ -27,8 +28,8 @@ from farebox_portal.usage.routes import router
 
 
 @pytest.fixture
-def portal(tmp_path: Path) -> Iterator[Portal]:
-    with Portal(tmp_path, router) as portal:
+def portal(tmp_path: Path, engine: Engine) -> Iterator[Portal]:
+    with Portal(tmp_path, router, engine=engine) as portal:
         with transaction(portal.engine) as session:
             a_meter(session)
             a_meter(session, "tokens", group_by={"model": "$.model"})

@@ -1,0 +1,151 @@
+"""Events per second into the ledger, and how much room they take.
+
+Run: PYTHONPATH=tests .venv/bin/python tests/bench/ledger.py
+
+Whole deliveries as the portal handles them: parse the batch, check its events, book rows and hourly sums, move the
+cursor, commit with every fsync. Not in it: HTTP. One delivery in ten events has been delivered before.
+
+CPU per event tells more than events per second where others use the machine too.
+"""
+
+import argparse
+import os
+import platform
+import random
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+
+from sqlalchemy import Engine
+
+from builders.databases import DIALECTS
+from builders.portal import NOW, a_feature, a_meter, an_account, an_event
+from farebox.v1.usage_pb2 import UsageBatch
+from farebox_portal.clock import to_ms
+from farebox_portal.db import make_engine, transaction
+from farebox_portal.entitlements.state import account_state
+from farebox_portal.migrate import migrate
+from farebox_portal.subscriptions.tables import Subscription
+from farebox_portal.usage.ingest import apply_batch
+from rig.postgres import Postgres
+
+SUBSCRIPTIONS = 100
+EVENTS_EACH_SECOND = 2000  # at which they were admitted
+_SIZES = {
+    "postgresql": "SELECT relname, pg_relation_size(oid) FROM pg_class WHERE relname ~ '^usage_[eh]' ORDER BY 1",
+    "sqlite": "SELECT name, sum(pgsize) FROM dbstat WHERE instr(name, 'usage_') > 0 GROUP BY 1 ORDER BY 1",
+}
+
+
+@dataclass(frozen=True)
+class Database:
+    engine: Engine
+    backend_pids: list[int]  # of processes that work for us, beside our own
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--events", type=int, default=100_000)
+    asked.add_argument("--batch", type=int, default=1000, help="events in a batch")
+    asked.add_argument("--shippers", type=int, default=2, help="deliveries at the same time")
+    asked.add_argument("--dialect", choices=DIALECTS, action="append")
+    options = asked.parse_args()
+    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
+    print(f"{os.cpu_count()} cores, {_processor()}, load average {os.getloadavg()[0]:.1f} before")
+    print(f"{options.events} events, {options.batch} in a batch, {options.shippers} deliveries at a time")
+    for dialect in options.dialect or DIALECTS:
+        with TemporaryDirectory(prefix="fb-bench-") as folder, _database(dialect, Path(folder)) as database:
+            _measure(dialect, database, options.events, options.batch, options.shippers)
+
+
+def _measure(dialect: str, database: Database, events: int, batch: int, shippers: int) -> None:
+    with transaction(database.engine) as session:
+        a_meter(session)
+        a_feature(session, meter_slug="api_requests")
+        subscriptions = [an_account(session, f"customer_{number}")[1] for number in range(SUBSCRIPTIONS)]
+    batches = list(_batches(subscriptions, events, batch, shippers))
+
+    def deliver(one: UsageBatch) -> int:
+        with transaction(database.engine) as session:
+            return apply_batch(session, one, NOW).accepted
+
+    own_s, backends_s, started = process_time(), sum(map(_cpu_s, database.backend_pids)), perf_counter()
+    with ThreadPoolExecutor(shippers) as pool:
+        accepted = sum(pool.map(deliver, batches))
+    wall_s = perf_counter() - started
+    own_s, backends_s = process_time() - own_s, sum(map(_cpu_s, database.backend_pids)) - backends_s
+    assert accepted == events
+    delivered = sum(len(one.events) for one in batches)
+    print(f"\n{dialect}: {delivered / wall_s:,.0f} events/s ({delivered} delivered, {accepted} new, {wall_s:.2f} s)")
+    print(f"  CPU per event: portal {own_s / delivered * 1e6:.1f} µs, database {backends_s / delivered * 1e6:.1f} µs")
+    print(f"  account_state: {_state_ms(database.engine, subscriptions[0]):.1f} ms")
+    with database.engine.connect() as connection:
+        for name, size in connection.exec_driver_sql(_SIZES[dialect]):
+            print(f"  {name:34} {int(size) / accepted:6.1f} bytes a row")
+
+
+def _batches(subscriptions: list[Subscription], events: int, size: int, shippers: int) -> Iterator[UsageBatch]:
+    chance = random.Random(1)
+    before: list[bytes] = []
+    for at in range(0, events, size):
+        fresh = []
+        for number in range(at, min(at + size, events)):
+            admitted_at = NOW + timedelta(seconds=number / EVENTS_EACH_SECOND)
+            rid = f"{to_ms(admitted_at):x}-{chance.getrandbits(64):016x}"
+            event = an_event(chance.choice(subscriptions), rid, admitted_at, api_requests=1)
+            fresh.append(event.SerializeToString())
+        yield UsageBatch(spool=f"host/{at // size % shippers}/1", end=at + size, events=[*fresh, *before])
+        before = chance.sample(fresh, len(fresh) // 10)
+
+
+def _state_ms(engine: Engine, subscription: Subscription) -> float:
+    best_s = float("inf")
+    for _ in range(5):
+        started = perf_counter()
+        with transaction(engine, read_only=True) as session:
+            account_state(session, subscription.customer_id, NOW)
+        best_s = min(best_s, perf_counter() - started)
+    return best_s * 1e3
+
+
+@contextmanager
+def _database(dialect: str, folder: Path) -> Iterator[Database]:
+    if dialect == "sqlite":
+        with _migrated(f"sqlite:///{folder / 'farebox.db'}") as engine:
+            yield Database(engine, [])
+        return
+    with Postgres(durable=True) as server, server.database() as url, _migrated(url) as engine:
+        # A pool that is filled before anything is measured: these are the processes that will do the work.
+        connections = [engine.connect() for _ in range(5)]
+        pids = [connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() for connection in connections]
+        for connection in connections:
+            connection.close()
+        yield Database(engine, pids)
+
+
+@contextmanager
+def _migrated(url: str) -> Iterator[Engine]:
+    engine = make_engine(url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
+
+
+if __name__ == "__main__":
+    main()
