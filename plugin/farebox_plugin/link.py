@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 RECONNECT_DELAYS_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 CONNECT_TIMEOUT_S = 1.0
+# A server that was demoted and promoted again keeps its connections, and is another incarnation all the same.
+IDENTITY_INTERVAL_S = 0.5
 # What a server says when it is there but cannot do its work now. Anything else that it refuses is our fault.
 _UNAVAILABLE = ("LOADING", "READONLY", "MISCONF", "BUSY", "OOM", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS",
                 "NOAUTH", "WRONGPASS", "NOPERM")  # fmt: skip
@@ -194,6 +196,17 @@ class Link:
         if self._connection is not None:
             self._connection.close()
 
+    async def _check_identity(self) -> None:
+        """Drop a connection whose server is not the one it was greeted by, or that does not answer any more."""
+        try:
+            info = _parse_info(await self.ask("INFO", "server", "replication"))
+        except (Unavailable, StoreFault):
+            self.drop()
+            return
+        if self._connection is not None and (info["role"] != "master" or layout.generation(info) != self.generation):
+            log.warning("valkey_changed_identity", role=info["role"])
+            self.drop()
+
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
 
@@ -251,7 +264,11 @@ class Link:
         while not self._closed:
             if self._connection is not None:
                 self._wake.clear()
-                await self._wake.wait()
+                try:
+                    async with asyncio.timeout(IDENTITY_INTERVAL_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    await self._check_identity()
                 attempt = 0
                 continue
             try:

@@ -166,6 +166,8 @@ class SpoolWriter:
         self._dirty = True
 
     def _write(self, frame: bytes) -> None:
+        if self._file < 0:
+            raise SpoolFull("the spool is closed")
         try:
             written = os.write(self._file, frame)
         except OSError as fault:
@@ -198,6 +200,7 @@ class SpoolWriter:
     def close(self) -> None:
         self.sync()
         os.close(self._file)
+        self._file = -1  # the number may soon be another file's
         self._ballast.unlink(missing_ok=True)
 
     def _has_ballast(self) -> bool:

@@ -14,6 +14,7 @@ from farebox_plugin.spool import (
     CLOSED,
     INTENT,
     SpoolDamaged,
+    SpoolFull,
     SpoolReader,
     SpoolWriter,
     record,
@@ -214,3 +215,13 @@ def test_beyond_the_budget_of_all_spools_together_nothing_new_is_accepted(tmp_pa
     full = SpoolWriter(tmp_path, "w2", budget_bytes=1000)
     assert not full.is_accepting
     full.append(TURN)
+
+
+def test_a_closed_spool_takes_nothing_and_writes_into_nobody_elses_file(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w0")
+    writer.close()
+    other = os.open(tmp_path / "other", os.O_WRONLY | os.O_CREAT)
+    with pytest.raises(SpoolFull):
+        writer.append(TURN)
+    os.close(other)
+    assert (tmp_path / "other").read_bytes() == b""
