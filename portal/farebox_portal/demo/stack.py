@@ -242,7 +242,10 @@ class Stack:
                 self._wait(child, lambda: part.ready(child))  # noqa: B023 - called at once
                 return
             except CannotStart:
-                if child.exit_status is None or all(is_free(self.ports[port]) for port in part.ports):
+                # Whoever had the port may have gone again by now: the child's own words count as well.
+                lost_a_port = "address already in use" in child.last_lines().lower()
+                is_taken = not all(is_free(self.ports[port]) for port in part.ports)
+                if child.exit_status is None or not (lost_a_port or is_taken):
                     raise
                 self._say("a port was taken meanwhile, trying another … ")
                 self._launch_on_free_ports(part)

@@ -139,3 +139,18 @@ def test_the_demos_valkey_keeps_its_data_and_evicts_nothing(tmp_path: Path) -> N
         with redis.Redis(unix_socket_path=str(socket_path), decode_responses=True) as store:
             assert store.get("kept") == "yes"
         child.stop(grace_s=10)
+
+
+def test_a_port_that_was_taken_for_a_moment_only_costs_another_try_too(stack: Stack, said: list[str]) -> None:
+    made = []
+
+    def make() -> Child:
+        made.append(1)
+        if len(made) == 1:
+            words = "print('cannot listen on 127.0.0.1:1: Address already in use'); exit(1)"
+            return Child("upstream", [sys.executable, "-c", words], stack.state.log("upstream"))
+        return stack._upstream()
+
+    start(stack, Part("upstream", make, stack._upstream_is_ready, ("upstream",)))
+    assert len(made) == 2
+    assert said == ["a port was taken meanwhile, trying another … "]
