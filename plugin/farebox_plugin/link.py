@@ -56,11 +56,15 @@ class _Connection(asyncio.Protocol):
     """One TCP or Unix-socket connection: commands out, replies in, in order."""
 
     def __init__(
-        self, invalidated: Callable[[list[bytes] | None], None], lost: Callable[["_Connection"], None]
+        self,
+        invalidated: Callable[[list[bytes] | None], None],
+        heard: Callable[[bytes, bytes], None],
+        lost: Callable[["_Connection"], None],
     ) -> None:
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._waiting: deque[Done] = deque()
         self._invalidated = invalidated
+        self._heard = heard
         self._lost = lost
         self._transport: asyncio.Transport | None = None
 
@@ -71,6 +75,11 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         self._waiting.append(done)
         self._transport.write(packed)
+
+    def subscribe(self, channel: str) -> None:
+        """Its confirmation is a push: nothing waits for it."""
+        assert self._transport is not None
+        self._transport.write(_pack(("SUBSCRIBE", channel)))
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -85,6 +94,8 @@ class _Connection(asyncio.Protocol):
             if isinstance(reply, hiredis.PushNotification):
                 if reply[0] == b"invalidate":
                     self._invalidated(reply[1])
+                elif reply[0] == b"message":
+                    self._heard(reply[1], reply[2])
             elif self._waiting:
                 self._waiting.popleft()(_fault(reply) if isinstance(reply, hiredis.ReplyError) else reply)
 
@@ -127,6 +138,7 @@ class Link:
         self._url = urlsplit(url)
         self._invalidated = invalidated
         self._connection: _Connection | None = None
+        self._channels: dict[str, Callable[[bytes], None]] = {}
         self._clock_offset_ms = 0.0
         self._wake = asyncio.Event()
         self._closed = False
@@ -191,6 +203,12 @@ class Link:
     async def ask_script(self, script: Script, keys: list[str], arguments: list[bytes | str | int]) -> Reply:
         return await _awaited(lambda done: self.run(script, keys, arguments, done), 1.0)
 
+    def subscribe(self, channel: str, heard: Callable[[bytes], None]) -> None:
+        """Hear what is published on this channel from now on; what is said while there is no connection is missed."""
+        self._channels[channel] = heard
+        if self._connection is not None:
+            self._connection.subscribe(channel)
+
     def drop(self) -> None:
         """Give this connection up: what was sent on it has an unknown outcome."""
         if self._connection is not None:
@@ -211,7 +229,7 @@ class Link:
         loop = asyncio.get_running_loop()
 
         def protocol() -> _Connection:
-            return _Connection(self._invalidated, self._on_lost)
+            return _Connection(self._invalidated, self._on_message, self._on_lost)
 
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             if self._url.scheme == "unix":
@@ -227,6 +245,8 @@ class Link:
                 raise
         self._invalidated(None)
         self._connection = connection
+        for channel in self._channels:
+            connection.subscribe(channel)
 
     async def _greet(self, connection: _Connection) -> None:
         def ask(*arguments: bytes | str) -> asyncio.Future[Reply]:
@@ -250,6 +270,9 @@ class Link:
         seconds, micros = await ask("TIME")
         self.heard_server_time(int(seconds) * 1000 + int(micros) // 1000)
         self.generation = layout.generation(info)
+
+    def _on_message(self, channel: bytes, message: bytes) -> None:
+        self._channels[channel.decode()](message)
 
     def _on_lost(self, connection: _Connection) -> None:
         if connection is self._connection:

@@ -102,3 +102,25 @@ async def test_a_server_that_may_evict_is_refused_for_good(valkey: Valkey) -> No
     assert not refused.is_up
     assert "noeviction" in str(refused.fault)
     await refused.close()
+
+
+async def test_what_is_published_is_heard_also_over_a_connection_that_was_made_anew(valkey: Valkey) -> None:
+    heard: list[bytes] = []
+    link, other = Link(valkey.url), Link(valkey.url)
+    link.subscribe("before", heard.append)
+    await link.open()
+    await other.open()
+    link.subscribe("after", heard.append)
+    # A reply behind the subscriptions: the pushes that confirm them take nobody's place.
+    assert await link.ask("ECHO", "x") == b"x"
+    await other.ask("PUBLISH", "before", b"1")
+    await other.ask("PUBLISH", "after", b"2")
+    await until(lambda: heard == [b"1", b"2"])
+    link.drop()
+    await until(lambda: not link.is_up)
+    await until(lambda: link.is_up)
+    await link.ask("ECHO", "x")
+    await other.ask("PUBLISH", "after", b"3")
+    await until(lambda: heard[2:] == [b"3"])
+    await link.close()
+    await other.close()
