@@ -154,6 +154,7 @@ class PlanInput(Input):
     phases: Annotated[list[Phase], Field(min_length=1, max_length=20)]
     pro_rating_config: ProRating | None = None
     rate_limit: RateLimit | None = None
+    concurrency_limit: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
     metadata: Metadata = Field(default_factory=dict)
 
 
@@ -168,6 +169,7 @@ class PlanDocument(Output):
     phases: list[dict[str, Any]]
     pro_rating_config: dict[str, Any] | None
     rate_limit: dict[str, Any] | None
+    concurrency_limit: int | None
     metadata: dict[str, Any]
     status: str
     created_at: Instant
@@ -188,6 +190,7 @@ def show(plan: Plan) -> PlanDocument:
         phases=plan.phases,
         pro_rating_config=plan.pro_rating_config,
         rate_limit=plan.rate_limit,
+        concurrency_limit=plan.concurrency_limit,
         metadata=plan.metadata_,
         status=plan.status,
         created_at=plan.created_at,
@@ -429,6 +432,7 @@ def _columns(wanted: PlanInput) -> dict[str, Any]:
         "phases": said["phases"],
         "pro_rating_config": said.get("proRatingConfig"),
         "rate_limit": said.get("rateLimit"),
+        "concurrency_limit": wanted.concurrency_limit,
         "metadata_": wanted.metadata,
     }
 
@@ -443,6 +447,7 @@ def _document(plan: Plan) -> dict[str, Any]:
         "phases": plan.phases,
         "proRatingConfig": plan.pro_rating_config,
         "rateLimit": plan.rate_limit,
+        "concurrencyLimit": plan.concurrency_limit,
         "metadata": plan.metadata_,
     }
     return {name: value for name, value in document.items() if value is not None}

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool
 from sqlmodel import Session, col, select
 
 from farebox_portal.catalog.tables import Feature, Meter, Policy
@@ -30,6 +30,8 @@ _PYTHON = re.compile(r"python:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.
 _CEL = re.compile(r"cel:\s*\S.*", re.DOTALL)
 _STATUS_RANGE = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
 _EXPRESSION_LENGTH_MAX = 1024
+SEEN_WHILE_IT_PASSES = ("response.bytes", "usage.outputTokens", "usage.totalTokens")
+"""What can be counted while a response is on its way, so that it can be ended where a limit ends."""
 _KINDS = "request.bytes, response.bytes, json:PATH, header:NAME, cel:EXPRESSION or python:MODULE:FUNCTION"
 
 
@@ -142,6 +144,7 @@ class PolicyInput(Input):
     required_entitlements: Annotated[list[Key], Field(default_factory=list, max_length=64)]
     reserve: dict[Key, Reserve] = Field(default_factory=dict)
     on_store_failure: Literal["deny", "allow"] = "deny"
+    cut_off: StrictBool = False
     status_codes: dict[Refusal, RefusalStatus] = Field(default_factory=dict)
 
 
@@ -153,6 +156,7 @@ class PolicyDocument(Output):
     required_entitlements: list[str]
     reserve: dict[str, int | str]
     on_store_failure: str
+    cut_off: bool
     status_codes: dict[str, int]
     created_at: Instant | None
     updated_at: Instant | None
@@ -169,7 +173,12 @@ def _show(document: dict[str, Any], created_at: datetime | None, updated_at: dat
 
 def faults(document: Any, meters: frozenset[str], features: frozenset[str]) -> list[Fault]:
     """Everything wrong with a policy document. Pure: `meters` and `features` are the slugs and keys there are."""
-    return [*shape_faults(PolicyInput, document), *_unknown(document, meters, features), *_idle_reserves(document)]
+    return [
+        *shape_faults(PolicyInput, document),
+        *_unknown(document, meters, features),
+        *_idle_reserves(document),
+        *_blind_cut_off(document),
+    ]
 
 
 def _unknown(document: Any, meters: frozenset[str], features: frozenset[str]) -> Iterable[Fault]:
@@ -187,6 +196,14 @@ def _idle_reserves(document: Any) -> Iterable[Fault]:
         if not isinstance(metered.get(slug), str):
             reason = "only a meter with an expression needs a reserve; this policy has none for it"
             yield {"pointer": pointer("reserve", slug), "detail": reason}
+
+
+def _blind_cut_off(document: Any) -> Iterable[Fault]:
+    rules = _part(document, "meters", dict).values()
+    wants_cut_off = isinstance(document, dict) and document.get("cutOff") is True
+    if wants_cut_off and not any(rule in SEEN_WHILE_IT_PASSES for rule in rules if isinstance(rule, str)):
+        reason = f"needs a meter that can be counted while a response passes: {', '.join(SEEN_WHILE_IT_PASSES)}"
+        yield {"pointer": "/cutOff", "detail": reason}
 
 
 def _part(document: Any, name: str, kind: type[Any]) -> Any:

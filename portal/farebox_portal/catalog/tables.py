@@ -58,6 +58,7 @@ class Plan(SQLModel, table=True):
     phases: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
     pro_rating_config: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     rate_limit: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    concurrency_limit: int | None = None
     metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)

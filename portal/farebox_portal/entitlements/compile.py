@@ -104,6 +104,7 @@ def _subscription(facts: AccountFacts, sold: Subscription, plan: Plan, now: date
         plan_key=plan.key,
         access=_access(sold),
         rate_limit=_rate_limit(plan),
+        concurrency_limit=plan.concurrency_limit or 0,
         quotas=[_quota(sold, allowance, now) for allowance in granted.allowances],
         features=granted.feature_keys,
     )
@@ -156,6 +157,7 @@ def _policy(key: str, document: Mapping[str, Any]) -> entitlements_pb2.Policy:
         reserve={meter: str(units) for meter, units in (document.get("reserve") or {}).items()},
         allow_on_store_failure=document.get("onStoreFailure") == "allow",
         status_codes=document.get("statusCodes") or {},
+        cut_off=document.get("cutOff") is True,
     )
 
 

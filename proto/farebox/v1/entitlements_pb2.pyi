@@ -31,20 +31,22 @@ class Key(_message.Message):
     def __init__(self, id: _Optional[str] = ..., subscription_id: _Optional[str] = ..., expires_at_ms: _Optional[int] = ...) -> None: ...
 
 class Subscription(_message.Message):
-    __slots__ = ("id", "plan_key", "access", "rate_limit", "quotas", "features")
+    __slots__ = ("id", "plan_key", "access", "rate_limit", "quotas", "features", "concurrency_limit")
     ID_FIELD_NUMBER: _ClassVar[int]
     PLAN_KEY_FIELD_NUMBER: _ClassVar[int]
     ACCESS_FIELD_NUMBER: _ClassVar[int]
     RATE_LIMIT_FIELD_NUMBER: _ClassVar[int]
     QUOTAS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_LIMIT_FIELD_NUMBER: _ClassVar[int]
     id: str
     plan_key: str
     access: _containers.RepeatedCompositeFieldContainer[AccessStep]
     rate_limit: RateLimit
     quotas: _containers.RepeatedCompositeFieldContainer[Quota]
     features: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., plan_key: _Optional[str] = ..., access: _Optional[_Iterable[_Union[AccessStep, _Mapping]]] = ..., rate_limit: _Optional[_Union[RateLimit, _Mapping]] = ..., quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+    concurrency_limit: int
+    def __init__(self, id: _Optional[str] = ..., plan_key: _Optional[str] = ..., access: _Optional[_Iterable[_Union[AccessStep, _Mapping]]] = ..., rate_limit: _Optional[_Union[RateLimit, _Mapping]] = ..., quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., concurrency_limit: _Optional[int] = ...) -> None: ...
 
 class AccessStep(_message.Message):
     __slots__ = ("from_ms", "refusal")
@@ -95,7 +97,7 @@ class Policies(_message.Message):
     def __init__(self, version: _Optional[int] = ..., policies: _Optional[_Iterable[_Union[Policy, _Mapping]]] = ...) -> None: ...
 
 class Policy(_message.Message):
-    __slots__ = ("key", "meters", "authenticate_only", "dimensions", "meter_on_status", "required_entitlements", "reserve", "allow_on_store_failure", "status_codes")
+    __slots__ = ("key", "meters", "authenticate_only", "dimensions", "meter_on_status", "required_entitlements", "reserve", "allow_on_store_failure", "status_codes", "cut_off")
     class DimensionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +128,7 @@ class Policy(_message.Message):
     RESERVE_FIELD_NUMBER: _ClassVar[int]
     ALLOW_ON_STORE_FAILURE_FIELD_NUMBER: _ClassVar[int]
     STATUS_CODES_FIELD_NUMBER: _ClassVar[int]
+    CUT_OFF_FIELD_NUMBER: _ClassVar[int]
     key: str
     meters: _containers.RepeatedCompositeFieldContainer[MeterRule]
     authenticate_only: bool
@@ -135,7 +138,8 @@ class Policy(_message.Message):
     reserve: _containers.ScalarMap[str, str]
     allow_on_store_failure: bool
     status_codes: _containers.ScalarMap[str, int]
-    def __init__(self, key: _Optional[str] = ..., meters: _Optional[_Iterable[_Union[MeterRule, _Mapping]]] = ..., authenticate_only: _Optional[bool] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., meter_on_status: _Optional[_Iterable[_Union[StatusRange, _Mapping]]] = ..., required_entitlements: _Optional[_Iterable[str]] = ..., reserve: _Optional[_Mapping[str, str]] = ..., allow_on_store_failure: _Optional[bool] = ..., status_codes: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    cut_off: bool
+    def __init__(self, key: _Optional[str] = ..., meters: _Optional[_Iterable[_Union[MeterRule, _Mapping]]] = ..., authenticate_only: _Optional[bool] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., meter_on_status: _Optional[_Iterable[_Union[StatusRange, _Mapping]]] = ..., required_entitlements: _Optional[_Iterable[str]] = ..., reserve: _Optional[_Mapping[str, str]] = ..., allow_on_store_failure: _Optional[bool] = ..., status_codes: _Optional[_Mapping[str, int]] = ..., cut_off: _Optional[bool] = ...) -> None: ...
 
 class MeterRule(_message.Message):
     __slots__ = ("meter", "fixed", "expression")
