@@ -12,9 +12,10 @@ tombstone then keeps the delayed script from bringing it back. Nothing is ever r
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import structlog
 
@@ -24,8 +25,8 @@ from farebox_plugin.link import Link, Reply, StoreFault
 from farebox_plugin.records import Call, Refusal, Unavailable
 from farebox_plugin.scripts import ADMIT
 from farebox_plugin.settlement import Settlements
-from farebox_plugin.spool import ALLOWED, CLOSED, INTENT, SpoolFull, SpoolWriter, record
-from farebox_plugin.terms import FOREVER_MS, Terms, hold_text
+from farebox_plugin.spool import ALLOWED, CLOSED, HELD, INTENT, SpoolFull, SpoolWriter, record
+from farebox_plugin.terms import FOREVER_MS, Terms, held_units, hold_text
 
 log = structlog.get_logger()
 
@@ -35,6 +36,7 @@ ATTEMPTS_MAX = 4
 DECIDE_WITHIN_S = 0.4
 # A script call that reaches the server later than this admits nobody: its sender has long answered "unavailable".
 LATE_AFTER_MS = 1000
+IN_PART = 3  # ADMIT's word for "admitted, and here is the hold" (scripts/admit.lua)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Admitted:
     terms: Terms
     committed: list[int]  # units of each of the terms' counters, this request included
     rate_left: int
+    held: Mapping[str, int]  # meter -> units: what was asked for, or less of what may be held in part
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,8 @@ class Admission:
             arguments += (call.rid, terms.version, hold, terms.rate_field, terms.emission_us, terms.tolerance_us)
             arguments.append(len(terms.counters))
             for counter in terms.counters:
-                arguments += (counter.field, ticket.held[counter.meter], counter.limit)
+                units = ticket.held[counter.meter]
+                arguments += (counter.field, -units if counter.is_divisible else units, counter.limit)
         try:
             self._spool.append(intents)
         except SpoolFull as fault:
@@ -202,6 +206,8 @@ class Admission:
                 is_in, decision = False, Refused(unavailable())
             if isinstance(decision, Refused) and decision.refusal.code == "metering_unavailable":
                 taken_back.append(ticket)
+            if code == IN_PART and is_in:
+                records.append(record(HELD, ticket.call.rid, ticket.terms.account, result[-1].decode()))
             records.append(record(ALLOWED if is_in else CLOSED, ticket.call.rid, ticket.terms.account))
             answers.append((ticket, decision))
         if records:
@@ -241,7 +247,7 @@ class Admission:
         for ticket in passing:
             self.counts["let_pass_without_store"] += 1
             self._settlements.distrust(ticket.terms.account)
-            self._answer(ticket, Admitted(ticket.terms, [], 0))
+            self._answer(ticket, Admitted(ticket.terms, [], 0, ticket.held))
         passed = set(map(id, passing))
         return [each for each in batch if id(each) not in passed]
 
@@ -302,14 +308,20 @@ class Admission:
         ticket.answer(decision)
 
 
-def _decision(ticket: Ticket, result: list[int]) -> Decision:
+def _decision(ticket: Ticket, result: list[Any]) -> Decision:
     """The script's result (scripts/admit.lua) in our words."""
     code, detail, committed = result[0], result[1], result[2:]
     terms = ticket.terms
     if code in (1, 2):
-        return Admitted(terms, committed, detail)
+        return Admitted(terms, committed, detail, ticket.held)
+    if code == IN_PART:
+        held = dict(held_units(result[-1].decode()).values())
+        return Admitted(terms, committed[:-1], detail, ticket.held | held)
     if code == -1:
         counter = terms.counters[detail - 1]
+        if counter.meter == layout.OPEN_REQUEST:
+            reason = f"The plan allows {counter.limit} requests at the same time."
+            return Refused(Refusal("rate_limited", reason, retry_after_s=1), terms)
         used = committed[detail - 1]
         waits_ms = counter.resets_at_ms - ticket.call.admitted_at_ms
         refusal = Refusal(

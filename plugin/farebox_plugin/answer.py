@@ -15,6 +15,7 @@ from math import ceil
 import orjson
 from google.protobuf.struct_pb2 import Struct
 
+from farebox.v1 import layout
 from farebox.v1.envoy_authz_pb2 import CheckResponse, HeaderValue, HeaderValueOption
 from farebox_plugin.records import Call, Grant, Refusal
 from farebox_plugin.terms import FOREVER_MS, Counter, Terms
@@ -71,7 +72,8 @@ def allowed_suffix(rid: str, rate_limit: str | None, held: Mapping[str, int] | N
     fields = response.dynamic_metadata.fields
     fields["rid"].string_value = rid
     if held:
-        fields["held"].string_value = ",".join(f"{meter}={units}" for meter, units in held.items())
+        of_meters = (f"{meter}={units}" for meter, units in held.items() if meter != layout.OPEN_REQUEST)
+        fields["held"].string_value = ",".join(of_meters)
     if rate_limit:
         _set(response.ok_response.response_headers_to_add.add(), "RateLimit", rate_limit)
     return response.SerializeToString()

@@ -139,11 +139,11 @@ class Authz:
         held = units_to_hold(terms, call.max_tokens, self._recent.of(terms.policy.key))
 
         def decided(decision: Decision) -> None:
-            self._answer(call, decision, held, reply)
+            self._answer(call, decision, reply)
 
         self._admission.submit(Ticket(call, terms, held, [Waiter(decided, lambda: reply.is_abandoned)]))
 
-    def _answer(self, call: Call, decision: Decision, held: dict[str, int], reply: UnaryReply) -> None:
+    def _answer(self, call: Call, decision: Decision, reply: UnaryReply) -> None:
         if isinstance(decision, Refused):
             headers = None
             if decision.terms is not None and decision.committed:
@@ -153,7 +153,7 @@ class Authz:
         assert isinstance(decision, Admitted)
         self.counts["allowed"] += 1
         headers = rate_limit_headers(decision.terms, decision.committed, decision.rate_left, call.admitted_at_ms)
-        to_ext_proc = held if decision.terms.policy.settled_by_body else None
+        to_ext_proc = decision.held if decision.terms.policy.settled_by_body else None
         reply.send(
             allowed_prefix(decision.terms) + allowed_suffix(call.rid, headers[1] if headers else None, to_ext_proc)
         )

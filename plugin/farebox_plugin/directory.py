@@ -172,6 +172,7 @@ def _read_subscription(message: entitlements_pb2.Subscription) -> Subscription:
         rate=(message.rate_limit.requests, message.rate_limit.per_ms) if message.rate_limit.requests else None,
         quotas=tuple(Quota(q.id, q.meter, q.limit, q.hard, tuple(q.resets_ms)) for q in message.quotas),
         features=frozenset(message.features),
+        concurrency_limit=message.concurrency_limit,
     )
 
 
@@ -188,4 +189,5 @@ def read_policy(message: entitlements_pb2.Policy) -> Policy:
         dimensions=dict(message.dimensions),
         allow_on_store_failure=message.allow_on_store_failure,
         status_codes=dict(message.status_codes),
+        cut_off=message.cut_off,
     )

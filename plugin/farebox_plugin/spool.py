@@ -5,6 +5,7 @@
 
     I  intent    rid account subscription key policy hold   about to ask for admission
     A  allowed   rid account                                was let through (written before Envoy is answered)
+    H  held      rid account hold                           what is held for it now, where that is not its intent's
     C  closed    rid account                                refused, or this worker gave up on admitting it
     V  void      rid account                                answered, but nothing is owed (a status that is not billed)
     S  settled   a serialized UsageEvent                    what it used; billable from here on
@@ -41,7 +42,7 @@ LOOK_INTERVAL_S = 0.5
 _FRAME = struct.Struct("<II")
 _RECORD = struct.Struct("<cI")
 
-INTENT, ALLOWED, CLOSED, VOID, SETTLED = b"I", b"A", b"C", b"V", b"S"
+INTENT, ALLOWED, HELD, CLOSED, VOID, SETTLED = b"I", b"A", b"H", b"C", b"V", b"S"
 _SEPARATOR = "\0"
 
 
@@ -59,7 +60,7 @@ class Record:
     body: bytes
 
     def fields(self) -> list[str]:
-        """The parts of an I, A, C or V record."""
+        """The parts of an I, A, H, C or V record."""
         return self.body.decode().split(_SEPARATOR)
 
 

@@ -9,7 +9,7 @@ expires, access ends), so one Terms serves every request of a key and a policy u
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from farebox.v1 import layout
 from farebox_plugin.records import Refusal
@@ -17,6 +17,7 @@ from farebox_plugin.records import Refusal
 FOREVER_MS = 1 << 62
 # A size meter's hold when nothing is known yet about its use; recent use takes over from the first response on.
 FIRST_ESTIMATE = 1
+SEEN_WHILE_IT_PASSES = ("response.bytes", "usage.outputTokens", "usage.totalTokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Subscription:
     rate: tuple[int, int] | None  # requests, per_ms
     quotas: tuple[Quota, ...]
     features: frozenset[str]
+    concurrency_limit: int = 0  # 0 = any number of requests at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Policy:
     dimensions: Mapping[str, str] = field(default_factory=dict)
     allow_on_store_failure: bool = False
     status_codes: Mapping[str, int] = field(default_factory=dict)
+    cut_off: bool = False  # watched as it passes, and ended where a limit ends
 
     # Whether a quantity stands in the response itself: ext_proc settles, and the access log only backs it up.
     settled_by_body: bool = field(init=False)
@@ -71,7 +74,11 @@ class Policy:
     def __post_init__(self) -> None:
         expressions = [rule for rule in self.meters.values() if isinstance(rule, str)] + list(self.dimensions.values())
         by_body = any(expression not in ("request.bytes", "response.bytes") for expression in expressions)
-        object.__setattr__(self, "settled_by_body", by_body)
+        object.__setattr__(self, "settled_by_body", by_body or self.cut_off)
+
+    def is_seen_passing(self, meter: str) -> bool:
+        """Whether this meter is counted while the response passes: less than its estimate may be held of it."""
+        return self.cut_off and self.meters.get(meter) in SEEN_WHILE_IT_PASSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ class Counter:
     quota: int  # the plan's number, also where it is soft; -1 = none
     resets_at_ms: int
     period_ms: int
+    is_divisible: bool = False  # less than asked for may be held: the response is cut off where that ends
 
 
 # Compared by identity: one Terms serves thousands of requests, and what is made from it is remembered per object.
@@ -129,6 +137,10 @@ def terms(account: Account, key_id: str, policy: Policy, at_ms: int) -> Terms | 
         if not on_meter:
             return Refusal("not_entitled", f"The plan does not include the meter '{meter}'.", meter=meter)
         counters += on_meter
+    if policy.cut_off:
+        counters = [replace(each, is_divisible=policy.is_seen_passing(each.meter)) for each in counters]
+    if subscription.concurrency_limit:
+        counters.append(concurrency_counter(subscription))
     emission_us, tolerance_us = _rate(subscription)
     return Terms(
         account=account.id,
@@ -170,6 +182,18 @@ def counter_at(subscription: Subscription, quota: Quota, at_ms: int) -> Counter:
     )
 
 
+def concurrency_counter(subscription: Subscription) -> Counter:
+    """Requests that run now, counted like any other meter; its limit is no quota that is ever used up."""
+    return Counter(
+        field=layout.concurrency_field(subscription.id),
+        meter=layout.OPEN_REQUEST,
+        limit=subscription.concurrency_limit,
+        quota=-1,
+        resets_at_ms=FOREVER_MS,
+        period_ms=FOREVER_MS,
+    )
+
+
 def _rate(subscription: Subscription) -> tuple[int, int]:
     """GCRA parameters in microseconds: one request every `emission`, as many as fit into `tolerance` at once."""
     if subscription.rate is None:
@@ -182,6 +206,8 @@ def _rate(subscription: Subscription) -> tuple[int, int]:
 def units_to_hold(terms: Terms, max_tokens: int | None, recent: Mapping[str, int]) -> dict[str, int]:
     """How much of each meter to hold before the response is known: the fixed cost, or an estimate of a measured one."""
     held: dict[str, int] = {}
+    if terms.counters and terms.counters[-1].meter == layout.OPEN_REQUEST:
+        held[layout.OPEN_REQUEST] = 1
     for meter, rule in terms.policy.meters.items():
         if isinstance(rule, int):
             held[meter] = rule

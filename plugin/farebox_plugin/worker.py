@@ -24,6 +24,7 @@ from farebox_plugin.authz import Authz
 from farebox_plugin.directory import Directory
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.ext_proc import ExtProc
+from farebox_plugin.extension import Extensions
 from farebox_plugin.link import Link, StoreFault
 from farebox_plugin.loader import Loader
 from farebox_plugin.observe import configure_logging
@@ -105,7 +106,8 @@ class Worker:
             self.directory, self.admission, recent, loader.load, settings.pepper, settings.public_url.rstrip("/")
         )
         self.access_log = AccessLog(self.link, self.directory, self.settlements)
-        self.ext_proc = ExtProc(self.directory, self.settlements)
+        extensions = Extensions(self.link, self.directory, self.spool, loader.load)
+        self.ext_proc = ExtProc(self.directory, self.settlements, extensions)
         self.health = Health()
         self.services = Services(
             unary={CHECK: self.authz.check, HEALTH_CHECK: self.health.check},

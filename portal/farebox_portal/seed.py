@@ -50,6 +50,12 @@ POLICIES: list[Document] = [
         "dimensions": {"model": "usage.model"},
         "reserve": {"output_tokens": "request.maxTokens"},
     },
+    {
+        "key": "capped",
+        "meters": {"api_requests": 1, "output_tokens": "usage.outputTokens"},
+        "dimensions": {"model": "usage.model"},
+        "cutOff": True,
+    },
     {"key": "bytes", "meters": {"egress_bytes": "response.bytes"}},
     {"key": "premium", "meters": {"api_requests": 1}, "requiredEntitlements": ["premium"]},
 ]

@@ -18,6 +18,7 @@ from farebox_plugin.admission import Admission, Admitted, Decision, Ticket, Wait
 from farebox_plugin.call import read_call
 from farebox_plugin.directory import Directory, read_policy
 from farebox_plugin.estimates import RecentUse
+from farebox_plugin.extension import Extensions
 from farebox_plugin.keeper.index import Index
 from farebox_plugin.keeper.rebuild import Rebuilder
 from farebox_plugin.link import Link
@@ -47,6 +48,7 @@ def an_account(
     hard: bool = True,
     rate: tuple[int, int] | None = None,
     features: tuple[str, ...] = (),
+    concurrency: int = 0,
     expires_at_ms: int = 0,
     **more_limits: int,
 ) -> Account:
@@ -55,6 +57,7 @@ def an_account(
     account.keys.add(id="key1", subscription_id="sub1", expires_at_ms=expires_at_ms)
     subscription = account.subscriptions.add(id="sub1", plan_key="free", features=features)
     subscription.access.add(from_ms=0, refusal="")
+    subscription.concurrency_limit = concurrency
     if rate is not None:
         subscription.rate_limit.requests, subscription.rate_limit.per_ms = rate
     for name, units in {meter: limit, **more_limits}.items():
@@ -113,6 +116,7 @@ class Part:
     directory: Directory
     spool: SpoolWriter
     settlements: Settlements
+    extensions: Extensions
     admission: Admission
     recent: RecentUse
     index: Index
@@ -177,7 +181,8 @@ async def a_part(valkey: Valkey, folder: Path, name: str = "w0", *, timeout_s: f
     admission = Admission(link, spool, directory, settlements, rebuilder.load, name, timeout_s)
     await link.open()
     try:
-        yield Part(link, directory, spool, settlements, admission, recent, index, rebuilder, ledger, folder)
+        extensions = Extensions(link, directory, spool, rebuilder.load)
+        yield Part(link, directory, spool, settlements, extensions, admission, recent, index, rebuilder, ledger, folder)
     finally:
         await link.close()
         spool.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from farebox_plugin.extension import WITHIN_S
 from farebox_portal.demo.envoy_config import (
     COMPOSE,
     GatewayConfig,
@@ -119,7 +120,12 @@ def test_the_compose_file_differs_from_the_source_in_addresses_only() -> None:
 
 def test_the_filters_to_paste_are_whole_blocks(tmp_path: Path) -> None:
     pasted = read_yaml(filters(source()), tmp_path)
-    assert [each["name"] for each in pasted["http_filters"]] == ["farebox.authz", "farebox.strip", "farebox.meter"]
+    assert [each["name"] for each in pasted["http_filters"]] == [
+        "farebox.authz",
+        "farebox.strip",
+        "farebox.meter",
+        "farebox.guard",
+    ]
     assert [each["name"] for each in pasted["clusters"]] == ["farebox_authz", "farebox_ext_proc", "farebox_access_log"]
     assert set(pasted) == {
         "early_header_mutation_extensions",
@@ -169,7 +175,9 @@ def test_no_credential_and_no_forged_identity_reaches_the_upstream(
 
 def test_the_strip_stands_right_after_authorization_and_the_router_last(manager: dict[str, Any]) -> None:
     names = [each["name"] for each in manager["http_filters"]]
-    assert names == ["farebox.authz", "farebox.strip", "farebox.meter", "envoy.filters.http.router"]
+    assert names == [
+        "farebox.authz", "farebox.strip", "farebox.meter", "farebox.guard", "envoy.filters.http.router",
+    ]  # fmt: skip
 
 
 def test_metering_bodies_is_off_until_a_route_asks_and_never_decides(http_filters: dict[str, Any]) -> None:
@@ -182,6 +190,19 @@ def test_metering_bodies_is_off_until_a_route_asks_and_never_decides(http_filter
     assert hidden >= CREDENTIALS | {"cookie", "set-cookie"}
 
 
+def test_guarding_bodies_is_off_until_a_route_asks_and_lets_nothing_pass_uncounted(
+    http_filters: dict[str, Any],
+) -> None:
+    guard = http_filters["farebox.guard"]
+    assert guard["disabled"] is True
+    settings = guard["typed_config"]
+    assert "observability_mode" not in settings
+    assert settings["failure_mode_allow"] is False
+    assert settings["processing_mode"]["response_body_mode"] == "STREAMED"
+    assert float(settings["message_timeout"].removesuffix("s")) > WITHIN_S
+    assert settings["forward_rules"] == http_filters["farebox.meter"]["typed_config"]["forward_rules"]
+
+
 def test_every_route_names_its_policy_or_is_free_on_one_exact_path(manager: dict[str, Any]) -> None:
     (host,) = manager["route_config"]["virtual_hosts"]
     policies = {route["name"]: policy_of(route) for route in host["routes"]}
@@ -191,6 +212,7 @@ def test_every_route_names_its_policy_or_is_free_on_one_exact_path(manager: dict
         "messages": "chat",
         "bytes": "bytes",
         "premium": "premium",
+        "capped": "capped",
         "default": "default",
     }
     free = [route for route in host["routes"] if policies[route["name"]] is None]

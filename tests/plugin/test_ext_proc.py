@@ -40,7 +40,7 @@ class Reply:
 async def feed(part: Part) -> ExtProc:
     await part.publish(an_account(limit=100, input=10**6, output=10**6), CHAT, a_policy())
     await part.directory.load_policies()
-    return ExtProc(part.directory, part.settlements)
+    return ExtProc(part.directory, part.settlements, part.extensions)
 
 
 def headers(stream: int, *, policy: str = "chat", granted: bool = True, observing: bool = True) -> bytes:

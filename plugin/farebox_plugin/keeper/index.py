@@ -16,7 +16,7 @@ from typing import Any
 
 from farebox.v1.usage_pb2 import UsageEvent
 from farebox_plugin.records import Grant
-from farebox_plugin.spool import ALLOWED, CLOSED, INTENT, SETTLED, VOID, Frame, Record, SpoolReader, segments
+from farebox_plugin.spool import ALLOWED, CLOSED, HELD, INTENT, SETTLED, VOID, Frame, Record, SpoolReader, segments
 
 # How long an end is remembered for a beginning that is read later. Both are on disk within one request's admission.
 END_REMEMBERED_S = 15.0
@@ -66,6 +66,7 @@ class Index:
         self._unshipped: dict[str, dict[str, deque[tuple[int, UsageEvent]]]] = {}  # account -> spool -> (end, event)
         # account, rid, spool -> when that was read, and whether a rebuild may have held it
         self._given_up: dict[tuple[str, str, str], tuple[float, bool]] = {}
+        self._early_holds: dict[tuple[str, str], tuple[float, str]] = {}
         self._is_new = True  # until everything that was written before us has been read
         self._views = 0  # of the ledger that somebody is about to compare with this
         self._to_forget: list[tuple[str, str, int]] = []  # account, spool, end
@@ -187,6 +188,11 @@ class Index:
             if at >= before:
                 break
             del self._given_up[closing]
+        while self._early_holds:
+            early, (at, _) = next(iter(self._early_holds.items()))
+            if at >= before:
+                break
+            del self._early_holds[early]
         while self._ended:
             key, ended = next(iter(self._ended.items()))
             if ended.at >= before:
@@ -270,6 +276,14 @@ class Index:
             elif not found.is_allowed:
                 found.hold = fields[5]
             found.claims.setdefault(spool, False)
+            if (early := self._early_holds.pop((account, rid), None)) is not None:
+                found.hold = early[1]
+        elif record.kind == HELD:
+            # Another worker may watch the response, and its spool may be read before the one with the intent.
+            if rid in requests:
+                requests[rid].hold = fields[2]
+            else:
+                self._early_holds[(account, rid)] = (at, fields[2])
         elif record.kind == ALLOWED and rid in requests:
             requests[rid].claims[spool] = True
         elif record.kind == CLOSED and rid in requests:

@@ -75,6 +75,8 @@ def _on_todays_counters(subscription: Subscription | None, request: OpenRequest)
         for quota in subscription.quotas
         if quota.meter in held
     ]
+    if subscription.concurrency_limit:
+        parts.append(f"{layout.concurrency_field(subscription.id)}|{layout.OPEN_REQUEST}|1")
     return f"{owners};{admitted_at_ms};{','.join(parts)}"
 
 

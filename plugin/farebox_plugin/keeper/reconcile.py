@@ -61,12 +61,13 @@ class Look:
 
 def current_counters(account: Account) -> set[str]:
     """The fields that the account's document speaks of. Counters of periods long gone stay until the next rebuild."""
-    return {
+    fields = {
         layout.counter_field(subscription.id, quota.id, start_ms)
         for subscription in account.subscriptions
         for quota in subscription.quotas
         for start_ms in quota.resets_ms[:-1]
     }
+    return fields | {layout.concurrency_field(each.id) for each in account.subscriptions if each.concurrency_limit}
 
 
 def drifts(
@@ -166,7 +167,7 @@ class Reconciler:
         )
         return Look(
             counters.get("gen", ""),
-            {name: int(units) for name, units in counters.items() if name.startswith("v:")},
+            {name: int(units) for name, units in counters.items() if name.startswith(("v:", "n:"))},
             {rid: hold for rid, hold in holds.items() if not hold.startswith("!")},
         )
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import structlog
 
+from farebox.v1 import layout
 from farebox_plugin.keeper.index import END_REMEMBERED_S, Index, OpenRequest
 from farebox_plugin.records import Settlement
 from farebox_plugin.settlement import Settlements
@@ -83,9 +84,8 @@ class Sweeper:
             self._settlements.take_back(rid, account, owner=spool)
 
     def _charge(self, request: OpenRequest) -> None:
-        quantities: dict[str, int] = {}
-        for meter, units in held_units(request.hold).values():
-            quantities[meter] = units
+        quantities = dict(held_units(request.hold).values())
+        quantities.pop(layout.OPEN_REQUEST, None)
         self.counts["ambiguous"] += 1
         log.warning("outcome_unknown_charged", rid=request.grant.rid, account=request.grant.account, units=quantities)
         self._settlements.settle([Settlement(request.grant, 0, quantities, ("ambiguous",))])

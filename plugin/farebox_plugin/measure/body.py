@@ -96,6 +96,16 @@ class BodyMeter:
                 self._decoder = None
                 self._flags.add("undecodable")
 
+    def so_far(self) -> Reading:
+        """What has passed until now: counts alone, without the document."""
+        return Reading(
+            usage=self._tally.usage(),
+            delta_count=self._delta_count,
+            uncounted_deltas=self._uncounted_deltas,
+            body_bytes=self._body_bytes,
+            complete=False,
+        )
+
     def finish(self, *, complete: bool) -> Reading:
         """What the body said. `complete`: its end was seen, neither side cut it off. To be called once."""
         if not complete:

@@ -7,6 +7,7 @@ from farebox_plugin.link import Script
 _HERE = Path(__file__).parent
 
 ADMIT = Script((_HERE / "admit.lua").read_text())
+EXTEND = Script((_HERE / "extend.lua").read_text())
 SETTLE = Script((_HERE / "settle.lua").read_text())
 BEGIN = Script((_HERE / "begin.lua").read_text())
 LOAD = Script((_HERE / "load.lua").read_text())

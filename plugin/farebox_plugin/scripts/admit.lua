@@ -4,8 +4,10 @@
 -- ARGV  generation, not_after_ms, then per request:
 --       rid, version, hold, rate_field, emission_us, tolerance_us, n, then n x (counter, units, limit)
 --       limit -1 = count only. rate_field '' = no rate limit. hold = '<owners>;<admitted_ms>;<counter>|<meter>|<units>,...'
+--       Units below zero may be held in part: as many as there is room for, at least one.
 -- Returns {now_ms, result per request}; a result is {code, detail, committed units of each counter}:
 --    1 admitted            2 admitted before (the same rid again)
+--    3 either, where something could be held in part: behind the committed units stands the hold
 --   -1 over a limit: detail = which counter (from 1)     -2 rate limited: detail = microseconds to wait
 --   -3 prepared from another version of the account      -4 this account is not loaded into this server
 --   -5 settled or voided already                         -6 too late: whoever sent this has given up
@@ -27,11 +29,32 @@ local function release_suspect(counters, holds, rid, hold)
   redis.call('HDEL', holds, rid)
 end
 
+-- Shrink `hold`: of each meter no more than the least that any of its counters had room for.
+local function in_part(hold, held)
+  local prefix, parts = string.match(hold, '^([^;]*;[^;]*;)(.*)$')
+  local least, names, i = {}, {}, 0
+  for counter, meter in string.gmatch(parts, '([^|,]+)|([^|]*)|%d+') do
+    i = i + 1
+    names[i] = { counter, meter }
+    least[meter] = math.min(least[meter] or held[i], held[i])
+  end
+  local shrunk = {}
+  for j = 1, i do
+    held[j] = least[names[j][2]]
+    shrunk[j] = names[j][1] .. '|' .. names[j][2] .. '|' .. string.format('%.0f', held[j])
+  end
+  return prefix .. table.concat(shrunk, ',')
+end
+
 local function admit(counters, holds, at)
   local rid, version, hold, rate_field = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local n = tonumber(ARGV[at + 6])
   local fields = { 'gen', 'ver', rate_field }
-  for i = 1, n do fields[3 + i] = ARGV[at + 4 + 3 * i] end
+  local divisible = false
+  for i = 1, n do
+    fields[3 + i] = ARGV[at + 4 + 3 * i]
+    if tonumber(ARGV[at + 5 + 3 * i]) < 0 then divisible = true end
+  end
 
   local state = redis.call('HMGET', counters, unpack(fields))
   if state[1] ~= generation then return { -4, 0 } end
@@ -47,6 +70,7 @@ local function admit(counters, holds, at)
       end
       local reply = { 2, 0 }
       for i = 1, n do reply[2 + i] = tonumber(state[3 + i] or 0) end
+      if divisible then reply[1], reply[3 + n] = 3, known end
       return reply
     end
     -- Rebuilt from a bare intent, never known to have been admitted: it must pass the limits like anybody else.
@@ -55,18 +79,25 @@ local function admit(counters, holds, at)
   end
   if state[2] ~= version then return { -3, 0 } end
 
-  local reply = { 1, 0 }
+  local held, is_less = {}, false
   for i = 1, n do
     local committed = tonumber(state[3 + i] or 0)
     local units, limit = tonumber(ARGV[at + 5 + 3 * i]), tonumber(ARGV[at + 6 + 3 * i])
+    held[i] = math.abs(units)
     -- A check that costs nothing still needs room for one: an exhausted meter refuses.
-    if limit >= 0 and committed + math.max(units, 1) > limit then
-      reply = { -1, i }
-      for j = 1, n do reply[2 + j] = tonumber(state[3 + j] or 0) end
-      return reply
+    if limit >= 0 and committed + math.max(held[i], 1) > limit then
+      if units >= 0 or committed >= limit then
+        local reply = { -1, i }
+        for j = 1, n do reply[2 + j] = tonumber(state[3 + j] or 0) end
+        return reply
+      end
+      held[i], is_less = limit - committed, true
     end
-    reply[2 + i] = committed + units
   end
+  if is_less then hold = in_part(hold, held) end
+  local reply = { 1, 0 }
+  for i = 1, n do reply[2 + i] = tonumber(state[3 + i] or 0) + held[i] end
+  if divisible then reply[1], reply[3 + n] = 3, hold end
 
   if rate_field ~= '' then
     -- GCRA: tat is when the bucket would be empty again; a request may come up to `tolerance` before its turn.
@@ -78,8 +109,7 @@ local function admit(counters, holds, at)
   end
 
   for i = 1, n do
-    local units = ARGV[at + 5 + 3 * i]
-    if units ~= '0' then redis.call('HINCRBY', counters, ARGV[at + 4 + 3 * i], units) end
+    if held[i] > 0 then redis.call('HINCRBY', counters, fields[3 + i], string.format('%.0f', held[i])) end
   end
   redis.call('HSET', holds, rid, hold)
   return reply

@@ -40,18 +40,20 @@ _ROUTE = """\
       "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute
       check_settings: {{context_extensions: {{farebox.policy: {policy}}}}}
 """
-_ROUTE_METER = """\
-    farebox.meter: {"@type": type.googleapis.com/envoy.config.route.v3.FilterConfig, config: {}}
+_ROUTE_FILTER = """\
+    {filter}: {{"@type": type.googleapis.com/envoy.config.route.v3.FilterConfig, config: {{}}}}
 """
 
 
 @dataclass(frozen=True)
 class Route:
-    """A path and everything below it, sold under a policy. ``body`` shows response bodies to the plugin (tokens)."""
+    """A path and everything below it, sold under a policy. ``body`` shows response bodies to the plugin (tokens);
+    ``cut_off`` lets it end them where a limit ends."""
 
     path: str
     policy: str
     body: bool = False
+    cut_off: bool = False
     timeout: str = "30s"
 
 
@@ -137,7 +139,9 @@ def _yaml_path(path: str) -> str:
 def _route(route: Route) -> str:
     name = re.sub(r"[^A-Za-z0-9]+", "_", route.path).strip("_") or "root"
     text = _ROUTE.format(name=name, path=route.path, timeout=route.timeout, policy=route.policy)
-    return text + (_ROUTE_METER if route.body else "")
+    if route.cut_off or route.body:
+        text += _ROUTE_FILTER.format(filter="farebox.guard" if route.cut_off else "farebox.meter")
+    return text
 
 
 def _replace(text: str, old: str, new: str, times: int = 1) -> str:

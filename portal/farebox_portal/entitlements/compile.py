@@ -64,6 +64,8 @@ def counters_digest(facts: AccountFacts, account: entitlements_pb2.Account) -> s
         for sold in account.subscriptions
         for quota in sold.quotas
     )
+    # What runs now is counted from the moment that somebody wants it limited, with what was let in before.
+    counters += sorted(f"{sold.id}~" for sold in account.subscriptions if sold.concurrency_limit)
     return hashlib.sha256("\n".join(counters).encode()).hexdigest()
 
 

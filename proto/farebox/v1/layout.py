@@ -17,10 +17,12 @@ Fields of ``c``
     ``ver``      version of the ``Account`` that admission must be prepared from
     ``v:<s>/<q>@<t>``  units committed (settled + held) on quota q of subscription s in the period that began at t (ms)
     ``g:<s>``    GCRA theoretical arrival time of subscription s, microseconds
+    ``n:<s>``    requests of subscription s that run now; kept only where its plan limits them
 
 Values of ``o``
     a hold       ``<owners>;<admitted_ms>;<counter>|<meter>|<units>,…``
                  owners: the workers that asked for it, joined by ``+``; it is given back when the last one gives up
+                 meter ``~``: the request itself, on ``n:<s>``; it uses nothing, so that settling gives it back
     a suspect    ``?`` before a hold: rebuilt from a bare intent, never known to have been admitted
     a tombstone  ``!<ms>``: settled or voided; a delayed duplicate of its admission must not bring it back
 
@@ -62,6 +64,14 @@ def rebuild_token(account_id: str) -> str:
 def counter_field(subscription_id: str, quota_id: str, period_start_ms: int) -> str:
     """The field of ``counters(account)`` in which a quota's committed units of one period stand."""
     return f"v:{subscription_id}/{quota_id}@{period_start_ms}"
+
+
+OPEN_REQUEST = "~"
+"""The meter under which a hold counts the request itself. No slug has this form."""
+
+
+def concurrency_field(subscription_id: str) -> str:
+    return f"n:{subscription_id}"
 
 
 def rate_field(subscription_id: str) -> str:

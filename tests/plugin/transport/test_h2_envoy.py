@@ -70,7 +70,7 @@ async def _scenario(valkey: Valkey, gateway: Envoy, path: str, folder: Path) -> 
         feeds = Feeds(
             Authz(part.directory, part.admission, part.recent, load, b"", "https://portal.example"),
             AccessLog(part.link, part.directory, part.settlements),
-            ExtProc(part.directory, part.settlements),
+            ExtProc(part.directory, part.settlements, part.extensions),
         )
         transport = await serve(feeds.services(), f"unix:{path}")
         try:
