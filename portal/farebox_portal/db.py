@@ -6,10 +6,12 @@ its turn (``BEGIN IMMEDIATE``), and does not check foreign keys unless asked.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import DateTime, Dialect, Engine, String, TypeDecorator, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -49,6 +51,11 @@ class DecimalText(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value)
 
 
+# SQLite lets one write at a time, and who has to wait looks again at intervals: two that deliver without a pause can
+# shut out a third until its patience (busy_timeout) is over. Within a process, writers therefore queue.
+_WRITERS: WeakKeyDictionary[Engine, Lock] = WeakKeyDictionary()
+_TURN_S = 5.0
+
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",
@@ -67,6 +74,7 @@ def make_engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True, hide_parameters=True)
     engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 10}, hide_parameters=True)
+    _WRITERS[engine] = Lock()
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
@@ -85,6 +93,18 @@ def make_engine(url: str) -> Engine:
 
 
 @contextmanager
+def _turn(engine: Engine) -> Iterator[None]:
+    """Wait for the writers before, but not for ever: then SQLite's own waiting decides, with its own error."""
+    lock = _WRITERS.get(engine)
+    is_ours = lock is not None and lock.acquire(timeout=_TURN_S)
+    try:
+        yield
+    finally:
+        if lock is not None and is_ours:
+            lock.release()
+
+
+@contextmanager
 def transaction(engine: Engine, *, read_only: bool = False) -> Iterator[Session]:
     """One transaction: commits when the block ends, rolls back when it raises."""
     options: dict[str, Any] = {"read_only": read_only}
@@ -92,6 +112,7 @@ def transaction(engine: Engine, *, read_only: bool = False) -> Iterator[Session]
         # All reads see one moment, as on SQLite: sums and cursors of two moments would rebuild wrong counters.
         options["isolation_level"] = "REPEATABLE READ"
     with (
+        nullcontext() if read_only else _turn(engine),
         engine.connect().execution_options(**options) as connection,
         connection.begin(),
         Session(bind=connection, expire_on_commit=False) as session,

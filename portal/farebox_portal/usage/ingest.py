@@ -7,9 +7,11 @@ An event that cannot be booked is put aside with the reason instead of refusing 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
+from typing import TypeAlias
 
 import orjson
 from google.protobuf.message import DecodeError
@@ -28,21 +30,21 @@ _EPOCH_END_MS = 253_402_300_800_000  # the year 10000: behind it there is no dat
 _IDS_IN_ONE_QUERY = 500
 
 
-@dataclass(frozen=True)
-class Owners:
-    """Whom the events of a batch can belong to: the accounts that exist, and each subscription's account."""
-
-    accounts: frozenset[str]
-    account_of: dict[str, str]
+Owner: TypeAlias = tuple[str, str]  # (account, subscription)
 
 
 @dataclass
 class Sorted:
-    """A batch taken apart: rows of so many events, and what can be no row."""
+    """A batch taken apart: rows of so many events, whom those name, and what can be no row."""
 
     rows: list[Row] = field(default_factory=list)
     events: int = 0
+    owners: set[Owner] = field(default_factory=set)
     unbookable: list[tuple[bytes, str]] = field(default_factory=list)
+
+
+class Unbookable(Exception):
+    """An event that can be no row; says why."""
 
 
 def apply_batch(session: Session, batch: UsageBatch, now: datetime) -> Receipt:
@@ -50,8 +52,9 @@ def apply_batch(session: Session, batch: UsageBatch, now: datetime) -> Receipt:
 
     An event without meters (a response that is not billed) leaves no row and is in none of the receipt's counts.
     """
-    events = [(payload, _parsed(payload)) for payload in batch.events]
-    found = sort_events(events, _owners(session, [event for _, event in events if event is not None]))
+    found = sort_events(batch.events)
+    if strangers := _strangers(session, found.owners):
+        found = sort_events(batch.events, strangers)
     accepted = book(session, found.rows)
     quarantined = _put_aside(session, batch, found.unbookable, now)
     return Receipt(
@@ -63,54 +66,51 @@ def apply_batch(session: Session, batch: UsageBatch, now: datetime) -> Receipt:
     )
 
 
-def sort_events(events: Iterable[tuple[bytes, UsageEvent | None]], owners: Owners) -> Sorted:
-    """Events into rows, or into the reason why they are none. Pure."""
+def sort_events(payloads: Iterable[bytes], strangers: Mapping[Owner, str] = MappingProxyType({})) -> Sorted:
+    """Events into rows, or into the reason why they are none; `strangers` are refused with theirs. Pure."""
     found = Sorted()
-    for payload, event in events:
-        rows = "unreadable: not a UsageEvent" if event is None else _rows(payload, event, owners)
-        if isinstance(rows, str):
-            found.unbookable.append((payload, rows))
-        elif rows:
-            found.rows += rows
-            found.events += 1
+    for payload in payloads:
+        try:
+            # Taken apart and dropped at once: to keep the messages of a batch costs as much as to parse them.
+            event = UsageEvent.FromString(payload)
+            owner = event.account_id, event.subscription_id
+            if owner in strangers:
+                raise Unbookable(strangers[owner])
+            rows = _rows(payload, event, *owner)
+        except DecodeError:
+            found.unbookable.append((payload, "unreadable: not a UsageEvent"))
+        except Unbookable as reason:
+            found.unbookable.append((payload, str(reason)))
+        else:
+            found.owners.add(owner)
+            if rows:
+                found.rows += rows
+                found.events += 1
     return found
 
 
-def _parsed(payload: bytes) -> UsageEvent | None:
-    try:
-        return UsageEvent.FromString(payload)
-    except DecodeError:
-        return None
-
-
-def _rows(payload: bytes, event: UsageEvent, owners: Owners) -> list[Row] | str:
-    """One row for each meter, or why there is none."""
-    rid, account_id, subscription_id, admitted_at_ms = (
-        event.rid, event.account_id, event.subscription_id, event.admitted_at_ms,
-    )  # fmt: skip
+def _rows(payload: bytes, event: UsageEvent, account_id: str, subscription_id: str) -> list[Row]:
+    """One row for each meter. Raises Unbookable."""
+    rid, admitted_at_ms = event.rid, event.admitted_at_ms
     if not rid:
-        return "no request id"
-    if account_id not in owners.accounts:
-        return "unknown account"
-    if owners.account_of.get(subscription_id) != account_id:
-        return "unknown subscription"
+        raise Unbookable("no request id")
     if not 0 < admitted_at_ms < _EPOCH_END_MS:
-        return "impossible instant of admission"
+        raise Unbookable("impossible instant of admission")
     if len(rid) > NAME_LENGTH_MAX:
-        return "name empty or too long"
+        raise Unbookable("name empty or too long")
     quantities: dict[str, int] = {}
     for used in event.meters:
         meter, quantity = used.meter, used.quantity
         if quantity < 0:
-            return "negative quantity"
+            raise Unbookable("negative quantity")
         if not 0 < len(meter) <= NAME_LENGTH_MAX:
-            return "name empty or too long"
+            raise Unbookable("name empty or too long")
         quantities[meter] = total = quantities.get(meter, 0) + quantity
         if total > QUANTITY_MAX:
-            return "quantity out of range"
+            raise Unbookable("quantity out of range")
     # Without a zero byte there can be no NUL in a text; with one it may also be an empty text's length.
-    if b"\0" in payload and _has_nul(event):
-        return "text with a NUL"
+    if 0 in payload and _has_nul(event):
+        raise Unbookable("text with a NUL")
     # Most events have neither dimensions nor flags, and asking is cheaper than making empty ones.
     dimensions = _json(event.dimensions) if event.dimensions else "{}"
     flags = ",".join(event.flags) if event.flags else ""
@@ -127,17 +127,18 @@ def _json(dimensions: Mapping[str, str]) -> str:
     return orjson.dumps(dict(dimensions), option=orjson.OPT_SORT_KEYS).decode()
 
 
-def _owners(session: Session, events: Sequence[UsageEvent]) -> Owners:
-    """Read who owns what, for just the ids that the events name."""
-    named = {(event.account_id, event.subscription_id) for event in events}
-    accounts: set[str] = set()
+def _strangers(session: Session, owners: Collection[Owner]) -> dict[Owner, str]:
+    """Those of the (account, subscription) that there are not, and which of the two is unknown."""
     account_of: dict[str, str] = {}
-    for ids in _portions({account_id for account_id, _ in named}):
-        accounts.update(session.exec(select(Customer.id).where(col(Customer.id).in_(ids))))
-    for ids in _portions({subscription_id for _, subscription_id in named}):
+    for ids in _portions({subscription_id for _, subscription_id in owners}):
         known = select(Subscription.id, Subscription.customer_id).where(col(Subscription.id).in_(ids))
         account_of.update((subscription, account) for subscription, account in session.exec(known))
-    return Owners(frozenset(accounts), account_of)
+    # Whoever has a subscription exists, so most batches need no second query.
+    strangers = [owner for owner in owners if account_of.get(owner[1]) != owner[0]]
+    accounts: set[str] = set()
+    for ids in _portions({account_id for account_id, _ in strangers}):
+        accounts.update(session.exec(select(Customer.id).where(col(Customer.id).in_(ids))))
+    return {owner: "unknown subscription" if owner[0] in accounts else "unknown account" for owner in strangers}
 
 
 def _portions(ids: set[str]) -> Iterable[list[str]]:

@@ -142,6 +142,58 @@ def test_an_event_that_is_not_billed_leaves_no_row(ledger: Ledger) -> None:
     assert ledger.rows() == []
 
 
+def test_an_event_that_is_not_billed_has_to_have_an_owner_all_the_same(ledger: Ledger) -> None:
+    event = an_event(ledger.subscription)
+    event.account_id = "nobody"
+    del event.meters[:]
+    assert ledger.apply(a_batch(event)) == (0, 0, 1)
+    assert [reason for reason, _ in ledger.put_aside()] == ["unknown account"]
+
+
+def test_events_of_one_request_with_other_meters_are_new_where_a_meter_is(ledger: Ledger) -> None:
+    first, second = an_event(ledger.subscription, a=1, b=2), an_event(ledger.subscription, b=3, c=4, d=5)
+    assert ledger.apply(a_batch(first)) == (1, 0, 0)
+    assert ledger.apply(a_batch(second, first)) == (1, 1, 0)
+    assert ledger.rows() == [("r1", "a", 1), ("r1", "b", 2), ("r1", "c", 4), ("r1", "d", 5)]
+    assert ledger.hours() == ledger.hours_of_rows()
+
+
+def test_texts_come_into_the_ledger_as_they_are(ledger: Ledger) -> None:
+    """What separates columns and rows on the way to the database, what escapes there, and what stands for nothing."""
+    rids = [
+        "tab\there",
+        "line\nfeed",
+        "return\r",
+        "back\\slash",
+        "\\N",
+        "\\.",
+        '"quoted"',
+        "'",
+        "{,}",
+        "\x1f",
+        "ü€😀",
+        " ",
+    ]
+    events = [an_event(ledger.subscription, rid, dimensions={rid: rid}) for rid in rids]
+    for event in events:
+        event.key_id, event.policy = event.rid, ""
+    assert ledger.apply(a_batch(*events)) == (len(rids), 0, 0)
+    with transaction(ledger.engine) as session:
+        found = {row.rid: (row.key_id, row.policy, row.dimensions) for row in session.exec(select(UsageRow))}
+    assert found == {rid: (rid, "", {rid: rid}) for rid in rids}
+
+
+def test_each_delivery_of_one_transaction_counts_for_itself(ledger: Ledger) -> None:
+    batches = [a_batch(an_event(ledger.subscription, f"r{n}"), an_event(ledger.subscription, "same")) for n in range(3)]
+    with transaction(ledger.engine) as session:
+        receipts = [apply_batch(session, batch, NOW) for batch in batches]
+        session.exec(delete(UsageRow))
+        again = apply_batch(session, batches[0], NOW)
+    assert [(receipt.accepted, receipt.duplicates) for receipt in receipts] == [(2, 0), (1, 1), (1, 1)]
+    assert (again.accepted, again.duplicates) == (2, 0)
+    assert [rid for rid, _, _ in ledger.rows()] == ["r0", "same"]
+
+
 def test_two_accounts_may_use_the_same_request_id(ledger: Ledger) -> None:
     with transaction(ledger.engine) as session:
         _, other, _ = an_account(session, "other")
@@ -254,9 +306,12 @@ def test_sums_are_kept_for_each_subscription_meter_and_hour(ledger: Ledger) -> N
 
 
 def test_sums_beyond_64_bits_hold_up_nothing(ledger: Ledger) -> None:
-    events = [an_event(ledger.subscription, f"r{n}", a=QUANTITY_MAX) for n in range(1100)]
+    events = [an_event(ledger.subscription, f"r{n}", a=QUANTITY_MAX) for n in range(2200)]
     assert ledger.apply(a_batch(*events[:550])) == (550, 0, 0)
-    assert ledger.apply(a_batch(*events[550:])) == (550, 0, 0)
+    assert ledger.apply(a_batch(*events[550:1100])) == (550, 0, 0), "the sum of both is too large"
+    assert ledger.apply(a_batch(*events[1100:])) == (1100, 0, 0), "already the sum of these is"
+    # SQLite goes on with a float there, which this number is exactly.
+    assert ledger.hours() == {(ledger.subscription.id, "a", to_ms(NOW)): 2200 * QUANTITY_MAX}
 
 
 @pytest.mark.parametrize("shippers", [2, 5])
