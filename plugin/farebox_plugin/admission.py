@@ -12,7 +12,7 @@ tombstone then keeps the delayed script from bringing it back. Nothing is ever r
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -21,7 +21,7 @@ import structlog
 
 from farebox.v1 import layout
 from farebox_plugin.directory import Directory
-from farebox_plugin.link import Link, Reply, StoreFault
+from farebox_plugin.link import Elsewhere, Link, Reply, StoreFault
 from farebox_plugin.records import Call, Refusal, Unavailable
 from farebox_plugin.scripts import ADMIT
 from farebox_plugin.settlement import Settlements
@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 BATCH_MAX = 256
 ATTEMPTS_MAX = 4
+LET_IN_REMEMBERED = 8192
 # Envoy waits half a second (envoy/filters.yaml), and its own answer would be a bare 503: ours, in time, says more.
 DECIDE_WITHIN_S = 0.4
 # A script call that reaches the server later than this admits nobody: its sender has long answered "unavailable".
@@ -111,6 +112,7 @@ class Admission:
         self._timeout_s = timeout_s
         self._turn: list[Ticket] = []
         self._pending: dict[str, Ticket] = {}  # by rid
+        self._let_in: dict[str, int] = {}  # rid -> answers on their way, of the last ones
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts: Tally[str] = Tally()
 
@@ -133,14 +135,16 @@ class Admission:
 
     def _flush(self) -> None:
         turn, self._turn = self._turn, []
-        for start in range(0, len(turn), BATCH_MAX):
-            self._send(turn[start : start + BATCH_MAX])
+        for together in self._link.batches(turn, _counters_of):
+            for start in range(0, len(together), BATCH_MAX):
+                self._send(together[start : start + BATCH_MAX])
 
-    def _send(self, batch: list[Ticket]) -> None:
+    def _send(self, batch: Sequence[Ticket]) -> None:
         # Those that nobody waits for any more are not even asked about.
         live: list[Ticket] = []
         dropped: list[Ticket] = []
-        can_ask = self._link.is_up and self._spool.is_accepting
+        server = self._link.server_of(_counters_of(batch[0]))
+        can_ask = server.generation != "" and self._spool.is_accepting
         for ticket in batch:
             (live if can_ask and not ticket.is_abandoned else dropped).append(ticket)
         self._drop(dropped)
@@ -148,7 +152,7 @@ class Admission:
         if not batch:
             return
         keys: list[str] = []
-        arguments: list[bytes | str | int] = [self._link.generation, int(self._link.server_now_ms()) + LATE_AFTER_MS]
+        arguments: list[bytes | str | int] = [server.generation, int(server.now_ms()) + LATE_AFTER_MS]
         intents = []
         for ticket in batch:
             call, terms = ticket.call, ticket.terms
@@ -179,11 +183,14 @@ class Admission:
                 return
             is_over = True
             timer.cancel()
-            if isinstance(reply, Exception):
+            if isinstance(reply, Elsewhere) and not reply.is_moving:
+                self._ask_elsewhere(batch)
+            elif isinstance(reply, Exception):
                 if isinstance(reply, StoreFault):
                     log.error("admission_script_refused", reason=str(reply))
                 self._give_up(batch, "store")
             else:
+                server.heard_time(reply[0])
                 self._settle_answers(batch, reply)
 
         timer = asyncio.get_running_loop().call_later(self._timeout_s, timed_out)
@@ -191,7 +198,6 @@ class Admission:
 
     def _settle_answers(self, batch: list[Ticket], reply: Reply) -> None:
         """The script's word on each request: note it in the spool, then let the answers go."""
-        self._link.heard_server_time(reply[0])
         records: list[bytes] = []
         answers: list[tuple[Ticket, Decision]] = []
         taken_back: list[Ticket] = []
@@ -221,6 +227,14 @@ class Admission:
             self._settlements.take_back(ticket.call.rid, ticket.terms.account)
         for ticket, decision in answers:
             self._answer(ticket, decision)
+
+    def _ask_elsewhere(self, batch: list[Ticket]) -> None:
+        """The slot has another master now, whose generation these must name; nothing ran."""
+        for ticket in batch:
+            ticket.attempts += 1
+            if ticket.attempts <= ATTEMPTS_MAX:
+                self._enqueue(ticket)
+        self._give_up([ticket for ticket in batch if ticket.attempts > ATTEMPTS_MAX], "store")
 
     def _drop(self, batch: list[Ticket]) -> None:
         """Answer without having asked (again)."""
@@ -258,14 +272,17 @@ class Admission:
 
     def _retract(self, batch: list[Ticket]) -> None:
         """Give up on requests whose intent stands in the spool: they may be held, or a rebuild may have held them."""
-        if not batch:
-            return
+        if batch:
+            self._close([(ticket.call.rid, ticket.terms.account) for ticket in batch])
+
+    def _close(self, requests: list[tuple[str, str]]) -> None:
+        """Note that these were not let in, and give back what may be held for them."""
         try:
-            self._spool.append([record(CLOSED, ticket.call.rid, ticket.terms.account) for ticket in batch])
+            self._spool.append([record(CLOSED, rid, account) for rid, account in requests])
         except SpoolFull as fault:
             log.error("spool_full", reason=str(fault))  # the keeper takes these for intents without an outcome
-        for ticket in batch:
-            self._settlements.take_back(ticket.call.rid, ticket.terms.account)
+        for rid, account in requests:
+            self._settlements.take_back(rid, account)
 
     def _give_up(self, batch: list[Ticket], reason: str) -> None:
         """The outcome is unknown: say no, and make it so."""
@@ -304,8 +321,29 @@ class Admission:
             self._answer(ticket, decision)
 
     def _answer(self, ticket: Ticket, decision: Decision) -> None:
-        self._pending.pop(ticket.call.rid, None)
+        rid = ticket.call.rid
+        self._pending.pop(rid, None)
+        if isinstance(decision, Admitted):
+            if len(self._let_in) >= LET_IN_REMEMBERED:
+                del self._let_in[next(iter(self._let_in))]
+            self._let_in[rid] = self._let_in.get(rid, 0) + len(ticket.waiting)
         ticket.answer(decision)
+
+    def unread(self, rid: str, account: str) -> None:
+        """An answer that let this request in was not read any more: its client left just then, or Envoy gave up.
+
+        If it was the only one, nobody was let in. (Envoy may have asked twice, and have read the other answer.)
+        """
+        answers = self._let_in.pop(rid, 0)
+        if answers > 1:
+            self._let_in[rid] = answers - 1
+        elif answers == 1:
+            self.counts["unread"] += 1
+            self._close([(rid, account)])
+
+
+def _counters_of(ticket: Ticket) -> str:
+    return layout.counters(ticket.terms.account)
 
 
 def _decision(ticket: Ticket, result: list[Any]) -> Decision:

@@ -2,15 +2,18 @@
 
 Everything here is a cache of what the portal published, read through the link and invalidated by the server when it
 changes. A cache cannot let anybody past a limit or a revocation: admission names the account's version, and the script
-refuses one that is not current. The time to live is a backstop for a lost invalidation, no more.
+refuses one that is not current. The time to live is a backstop for a lost invalidation, no more; and what lies on a
+node of a cluster that is gone is believed until there is another one, so that keys and policies there stop nobody whose
+account lies elsewhere.
 
 A key that is not found is only *invalid* if the directory is complete for this very server (its generation stands in
-``fb:directory``). Otherwise the server has lost its memory and the portal has not republished yet: "unavailable".
+``fb:directory``, on a cluster in the mark beside the key). Otherwise the server has lost its memory and the portal has
+not republished yet: "unavailable". An account is only believed if it was loaded into this very server.
 """
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from farebox.v1 import entitlements_pb2, layout
 from farebox_plugin.link import Link
@@ -64,25 +67,26 @@ class Directory:
                 self._policies = None
                 self._accounts.clear()  # the terms in them were made with the old policies
             elif key.startswith("fb:key:"):
-                self._keys.pop(key.removeprefix("fb:key:"), None)
+                self._keys.pop(key.rpartition(":")[2], None)
             elif key.endswith(":e"):
                 self._accounts.pop(key[len("fb:{") : -len("}:e")], None)
 
     def find_key(self, digest: str) -> entitlements_pb2.KeyRecord | Refusal | None:
         """Whose key this is; a refusal if it is nobody's; None if that has to be asked (`load_key`)."""
         entry = self._keys.get(digest)
-        if entry is None or entry[0] < asyncio.get_running_loop().time():
+        if entry is None:
+            return None
+        if entry[0] < asyncio.get_running_loop().time() and not (
+            entry[1] is not None and self._link.is_away(layout.api_key(digest))
+        ):
             return None
         return entry[1] or Refusal("invalid_api_key", "The API key is not valid or was revoked.")
 
     async def load_key(self, digest: str) -> None:
         """Raises Unavailable, also when the directory is not complete."""
-        record, directory = await self._link.ask("MGET", layout.api_key(digest), layout.DIRECTORY)
-        found = None
-        if record is not None:
-            found = entitlements_pb2.KeyRecord.FromString(record)
-        elif directory is None or directory.decode() != self._link.generation:
-            raise Unavailable("the key directory is being republished")
+        key = layout.api_key(digest)
+        record = await self._link.ask("GET", key) or await self._read_complete(key, digest[0])
+        found = None if record is None else entitlements_pb2.KeyRecord.FromString(record)
         self._remember(self._keys, digest, (asyncio.get_running_loop().time() + TTL_S, found))
 
     def terms_before_loss(self, digest: str, policy: Policy, at_ms: int) -> Terms | Refusal | None:
@@ -96,7 +100,9 @@ class Directory:
 
     def find_policy(self, key: str) -> Policy | None:
         """None: has to be asked (`load_policies`). An unknown name raises LookupError: the route is misconfigured."""
-        if self._policies is None or self._policies_expire_at < asyncio.get_running_loop().time():
+        if self._policies is None:
+            return None
+        if self._policies_expire_at < asyncio.get_running_loop().time() and not self._link.is_away(layout.POLICIES):
             return None
         policy = self._policies.get(key)
         if policy is None:
@@ -109,23 +115,33 @@ class Directory:
 
     async def load_policies(self) -> None:
         """Raises Unavailable, also when the server has lost them and the portal has not published them again."""
-        raw, directory = await self._link.ask("MGET", layout.POLICIES, layout.DIRECTORY)
-        if raw is None and (directory is None or directory.decode() != self._link.generation):
-            raise Unavailable("the policies are being republished")
+        raw = await self._read_complete(layout.POLICIES, layout.PARTS[0])
         message = entitlements_pb2.Policies.FromString(raw or b"")
         self._policies = {"default": DEFAULT_POLICY} | {policy.key: read_policy(policy) for policy in message.policies}
         # A policy that is gone settles what it let in.
         self._policies_last_known |= self._policies
         self._policies_expire_at = asyncio.get_running_loop().time() + TTL_S
 
+    async def _read_complete(self, key: str, part: str) -> bytes | None:
+        """What stands there; None if nothing does, and nothing should. One read, at one moment of one server."""
+        mark = layout.directory_part(part) if self._link.is_cluster else layout.DIRECTORY
+        raw, complete = await self._link.ask("MGET", key, mark)
+        if raw is None and (complete is None or complete.decode() != self._link.server_of(key).generation):
+            raise Unavailable("the directory is being republished")
+        return cast("bytes | None", raw)
+
     def find_account(self, account_id: str) -> AccountEntry | None:
         entry = self._accounts.get(account_id)
         return entry if entry is not None and entry.expires_at >= asyncio.get_running_loop().time() else None
 
     async def load_account(self, account_id: str) -> AccountEntry | None:
-        """Read it from Valkey; None if it is not there (the keeper can rebuild it)."""
-        raw = await self._link.ask("GET", layout.account(account_id))
-        return None if raw is None else self.put_account(raw)
+        """Read it from Valkey; None if it is not there, or from another incarnation (the keeper can rebuild it)."""
+        counters, document = layout.counters(account_id), layout.account(account_id)
+        # In this order: what was loaded when the first was read is in the second, or something newer.
+        loaded, raw = await asyncio.gather(self._link.ask("HGET", counters, "gen"), self._link.ask("GET", document))
+        if raw is None or loaded is None or loaded.decode() != self._link.server_of(counters).generation:
+            return None
+        return self.put_account(raw)
 
     def put_account(self, raw: bytes) -> AccountEntry:
         account = read_account(entitlements_pb2.Account.FromString(raw))

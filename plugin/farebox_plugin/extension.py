@@ -67,10 +67,11 @@ class Extensions:
         if terms is None:
             return None
         wanted = [(counter, *needs[counter.meter]) for counter in terms.counters if counter.meter in needs]
-        arguments: list[bytes | str | int] = [self._link.generation, terms.version, grant.rid, len(wanted)]
+        keys = [layout.counters(grant.account), layout.holds(grant.account)]
+        generation = self._link.server_of(keys[0]).generation
+        arguments: list[bytes | str | int] = [generation, terms.version, grant.rid, len(wanted)]
         for counter, least, better in wanted:
             arguments += (counter.field, least, better, counter.limit)
-        keys = [layout.counters(grant.account), layout.holds(grant.account)]
         code, hold = await self._link.ask_script(EXTEND, keys, arguments)
         return code, hold
 

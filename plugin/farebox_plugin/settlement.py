@@ -121,7 +121,7 @@ class Settlements:
         """Settle (rid, account, quantities) that the spool has already: a worker died before it could tell Valkey."""
         self._enqueue([_Item(rid, account, quantities=quantities) for rid, account, quantities in events])
 
-    def _enqueue(self, items: list[_Item]) -> None:
+    def _enqueue(self, items: Sequence[_Item]) -> None:
         if not items:
             return
         if not self._waiting:
@@ -133,11 +133,13 @@ class Settlements:
             if not self._link.is_up:
                 asyncio.get_running_loop().call_later(RETRY_S, self._flush)
                 return
-            self._send([self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))])
+            batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+            for together in self._link.batches(batch, _counters_of):
+                self._send(together)
 
-    def _send(self, batch: list[_Item]) -> None:
+    def _send(self, batch: Sequence[_Item]) -> None:
         keys: list[str] = []
-        arguments: list[bytes | str | int] = [self._link.generation]
+        arguments: list[bytes | str | int] = [self._link.server_of(_counters_of(batch[0])).generation]
         for item in batch:
             keys += (layout.counters(item.account), layout.holds(item.account))
             arguments += (item.rid, item.owner, len(item.quantities))
@@ -158,7 +160,7 @@ class Settlements:
         timer = asyncio.get_running_loop().call_later(REPLY_TIMEOUT_S, lambda: finished(Unavailable("timeout")))
         self._link.run(SETTLE, keys, arguments, finished)
 
-    def _replied(self, batch: list[_Item], reply: Reply | Exception) -> None:
+    def _replied(self, batch: Sequence[_Item], reply: Reply | Exception) -> None:
         if isinstance(reply, Exception):
             if not isinstance(reply, Unavailable):
                 log.error("settle_script_refused", reason=str(reply))
@@ -188,7 +190,7 @@ class Settlements:
             await asyncio.sleep(RETRY_S)
         self._enqueue(items)
 
-    def _again(self, batch: list[_Item]) -> None:
+    def _again(self, batch: Sequence[_Item]) -> None:
         asyncio.get_running_loop().call_later(RETRY_S, self._enqueue, batch)
 
     def _sweep_tombstones(self) -> None:
@@ -202,6 +204,10 @@ class Settlements:
         self._is_sweeping = bool(self._tombstones)
         if self._is_sweeping:
             asyncio.get_running_loop().call_later(max(self._tombstones[0][0] - now, 0.05), self._sweep_tombstones)
+
+
+def _counters_of(item: _Item) -> str:
+    return layout.counters(item.account)
 
 
 def event_of(settlement: Settlement, used: dict[str, int]) -> usage_pb2.UsageEvent:

@@ -151,8 +151,7 @@ async def run(settings: Settings, listen: str, spool_name: str, keeper_socket: s
     await worker.link.open()
     with contextlib.suppress(Unavailable, StoreFault):
         await worker.directory.load_policies()
-    _remove_stale_socket(listen)
-    transport = await serve_over(settings.transport)(worker.services, listen)
+    transport = await listen_on(serve_over(settings.transport), worker.services, listen)
 
     failed = False
 
@@ -166,6 +165,7 @@ async def run(settings: Settings, listen: str, spool_name: str, keeper_socket: s
         asyncio.create_task(worker.spool.keep_synced(spool_failed)),
         asyncio.create_task(_report(worker, keeper_socket)),
     ]
+    await _tell_keeper(keeper_socket, b"serves " + spool_name.encode())
     log.info("worker_ready", listen=listen, spool=spool_name)
     await stop.wait()
     worker.health.drain()
@@ -197,16 +197,34 @@ async def _report(worker: Worker, keeper_socket: str) -> None:
     """Tell the keeper the counters once a second."""
     while True:
         await asyncio.sleep(STATS_INTERVAL_S)
-        line = b"stats " + worker.spool.spool.encode() + b" " + orjson.dumps(worker.counts()) + b"\n"
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_unix_connection(keeper_socket)
-            writer.write(line)
-            writer.close()
+        await _tell_keeper(
+            keeper_socket, b"stats " + worker.spool.spool.encode() + b" " + orjson.dumps(worker.counts())
+        )
 
 
-def _remove_stale_socket(listen: str) -> None:
-    if listen.startswith("unix:"):
-        Path(listen.removeprefix("unix:")).unlink(missing_ok=True)
+async def _tell_keeper(keeper_socket: str, line: bytes) -> None:
+    with contextlib.suppress(OSError):
+        _, writer = await asyncio.open_unix_connection(keeper_socket)
+        writer.write(line + b"\n")
+        writer.close()
+
+
+async def listen_on(
+    serve: Callable[[Services, str], Awaitable[Transport]], services: Services, listen: str
+) -> Transport:
+    """Serve under this address, taking it over from a predecessor that may still serve.
+
+    A Unix socket is made under a name of its own and moved to its place: from then on Envoy's new connections come
+    here, and what the predecessor removes when it goes is its own former name.
+    """
+    if not listen.startswith("unix:"):
+        return await serve(services, listen)
+    path = Path(listen.removeprefix("unix:"))
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    own.unlink(missing_ok=True)
+    transport = await serve(services, f"unix:{own}")
+    own.replace(path)
+    return transport
 
 
 def main() -> None:

@@ -20,13 +20,14 @@ from farebox_plugin.directory import Directory, read_policy
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.extension import Extensions
 from farebox_plugin.keeper.index import Index
+from farebox_plugin.keeper.peers import Peers
 from farebox_plugin.keeper.rebuild import Rebuilder
 from farebox_plugin.link import Link
 from farebox_plugin.records import Call
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import SpoolReader, SpoolWriter, segments
 from farebox_plugin.terms import Terms, units_to_hold
-from rig.valkey import Valkey
+from rig.valkey import Valkey, ValkeyCluster
 
 DAY_MS = 86_400_000
 _streams = count(1)
@@ -101,7 +102,7 @@ class LedgerInMemory:
     state: AccountState = field(default_factory=AccountState)
     batches: list[UsageBatch] = field(default_factory=list)
 
-    async def account_state(self, account: str) -> tuple[Account, AccountState]:
+    async def account_state(self, account: str, gateway: str) -> tuple[Account, AccountState]:
         state = AccountState()
         state.CopyFrom(self.state)
         state.account = self.accounts[account].SerializeToString()
@@ -138,7 +139,9 @@ class Part:
         await self.link.ask("SET", layout.api_key(digest(api_key)), record)
         published = Policies(version=1, policies=policies or [a_policy()]).SerializeToString()
         await self.link.ask("SET", layout.POLICIES, published)
-        await self.link.ask("SET", layout.DIRECTORY, self.link.generation)
+        parts = [layout.directory_part(part) for part in layout.PARTS]
+        for mark in parts if self.link.is_cluster else [layout.DIRECTORY]:
+            await self.link.ask("SET", mark, self.link.server_of(mark).generation)
         return api_key
 
     async def counter(self, account: str = "acct1") -> dict[str, int]:
@@ -167,14 +170,16 @@ def read_spool(folder: Path, spool: str) -> list[tuple[bytes, list[str]]]:
 
 
 @asynccontextmanager
-async def a_part(valkey: Valkey, folder: Path, name: str = "w0", *, timeout_s: float = 10.0) -> AsyncIterator[Part]:
+async def a_part(
+    valkey: Valkey | ValkeyCluster, folder: Path, name: str = "w0", *, gateway: str = "host", timeout_s: float = 10.0
+) -> AsyncIterator[Part]:
     """A connected worker without a server."""
     directory: Directory
     link = Link(valkey.url, lambda keys: directory.invalidated(keys))
     directory = Directory(link)
     ledger = LedgerInMemory()
     index = Index(folder)
-    rebuilder = Rebuilder(link, index, ledger, "host")  # type: ignore[arg-type]
+    rebuilder = Rebuilder(link, Peers(link, index, gateway), ledger)  # type: ignore[arg-type]
     spool = SpoolWriter(folder, name)
     recent = RecentUse()
     settlements = Settlements(link, spool, recent, rebuilder.load, name)

@@ -1,6 +1,10 @@
-"""``python -m faults [NAMES] [--all] [--seed N]``: run experiments on one rig and print what each found."""
+"""``python -m faults [NAMES] [--all] [--seed N]``: run experiments and print what each found.
+
+All run on one rig, but those that damage another database than the chosen one: these get a rig of their own.
+"""
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -9,7 +13,7 @@ from pathlib import Path
 
 from faults.check import Report
 from faults.experiments import BY_NAME, EXPERIMENTS, Experiment
-from faults.rig import Rig
+from faults.rig import POSTGRESQL, SQLITE, Rig
 
 
 def main() -> int:
@@ -18,8 +22,11 @@ def main() -> int:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--database", choices=(SQLITE, POSTGRESQL), default=SQLITE, help="where the ledger is")
+    parser.add_argument("--transport", choices=("grpcio", "h2"), default="grpcio", help="how the plugin talks to Envoy")
     parser.add_argument("--folder", type=Path, help="where logs, spools and the ledger are left")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every `with`: nothing outlives this process
     if given.list:
         for each in EXPERIMENTS:
             print(f"{each.name:4} {'CI' if each.in_ci else '  '}  {each.says}")
@@ -29,11 +36,16 @@ def main() -> int:
     chosen = EXPERIMENTS if given.all else tuple(BY_NAME[name] for name in given.names)
     if not chosen:
         parser.error("name experiments, or --all")
+    if given.folder is not None and given.folder.exists() and any(given.folder.iterdir()):
+        parser.error(f"{given.folder} is not empty")
     folder = given.folder or Path(tempfile.mkdtemp(prefix="farebox-faults-", dir="/tmp"))
     print(f"seed {given.seed}, traces in {folder}\n", flush=True)
     print(f"{'':4} {'asked':>6} {'served':>6} {'billed':>6} {'ambig.':>6} {'503':>5} {'s':>5}  ", flush=True)
-    with Rig(folder) as rig:
-        failed = [each.name for each in chosen if not _run(rig, each, given.seed)]
+    failed: list[str] = []
+    for database in (SQLITE, POSTGRESQL):
+        if fitting := [each for each in chosen if (each.database or given.database) == database]:
+            with Rig(folder / database, database=database, transport=given.transport) as rig:
+                failed += [each.name for each in fitting if not _run(rig, each, given.seed)]
     print(f"\n{len(chosen) - len(failed)} of {len(chosen)} hold" + (f"; broken: {' '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 

@@ -25,6 +25,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from sqlalchemy import text
+
 from farebox.v1 import layout
 from farebox.v1.entitlements_pb2 import Account
 from farebox.v1.usage_pb2 import UsageEvent
@@ -35,6 +37,12 @@ from faults.rig import Rig
 METER = "api_requests"
 AMBIGUOUS = "ambiguous"
 HOUR_MS = 3_600_000
+_ROWS = text(
+    "SELECT rid, quantity, admitted_at_ms, flags FROM usage_events WHERE customer_id = :customer AND meter = :meter"
+)
+_HOURS = text(
+    "SELECT coalesce(sum(quantity), 0) FROM usage_hours WHERE subscription_id = :subscription AND meter = :meter"
+)
 
 
 @dataclass(frozen=True)
@@ -255,7 +263,7 @@ def _of_one(
     return Evidence(
         customer=customer,
         answered=frozenset(each.question.path for each in mine if 200 <= each.status < 300),
-        hung_up=frozenset(each.question.path for each in mine if each.question.hang_up_after_bytes is not None),
+        hung_up=frozenset(each.question.path for each in mine if not each.question.is_patient),
         served={each["path"]: units_of(each["path"]) for each in theirs if 200 <= (each["status"] or 0) < 300},
         reached=frozenset(entry["path"] for entry in theirs),
         let_in=spools.let_in.get(customer.id, none),
@@ -272,16 +280,10 @@ def _of_one(
 
 def read_ledger(rig: Rig, customer: Customer) -> tuple[tuple[Row, ...], int]:
     """The customer's rows, and the sum of the hourly sums."""
+    whose = {"customer": customer.id, "subscription": customer.subscription_id, "meter": METER}
     with rig.ledger() as ledger:
-        rows = ledger.execute(
-            "SELECT rid, quantity, admitted_at_ms, flags FROM usage_events WHERE customer_id = ? AND meter = ?",
-            (customer.id, METER),
-        ).fetchall()
-        (hourly,) = ledger.execute(
-            "SELECT coalesce(sum(quantity), 0) FROM usage_hours WHERE subscription_id = ? AND meter = ?",
-            (customer.subscription_id, METER),
-        ).fetchone()
-    ledger.close()
+        rows = ledger.execute(_ROWS, whose).all()
+        hourly = int(ledger.execute(_HOURS, whose).scalar_one())
     return tuple(Row(rid, quantity, at, frozenset(flags.split(","))) for rid, quantity, at, flags in rows), hourly
 
 

@@ -10,7 +10,7 @@ from sqlmodel import col, select
 
 from builders.provider import unique
 from farebox_portal.customers import accounts
-from farebox_portal.db import make_engine, transaction
+from farebox_portal.db import transaction
 from farebox_portal.subscriptions.tables import Subscription
 from faults.check import METER, Customer
 from faults.load import Answer
@@ -80,13 +80,11 @@ def change_limit(run: Run, customer: Customer, limit: int) -> None:
     """Give the subscription another plan, as the portal's own code would: usage stays, the limit is another."""
     key = run.operator.a_plan({METER: limit})
     plan = next(each for each in run.operator.get("/v1/plans?limit=200")["items"] if each["key"] == key)
-    engine = make_engine(f"sqlite:///{run.rig.database}")
-    with transaction(engine) as session:
+    with transaction(run.rig.engine) as session:
         accounts.touch(session, customer.id)
         row = session.exec(select(Subscription).where(col(Subscription.id) == customer.subscription_id)).one()
         row.plan_id = plan["id"]
         session.add(row)
-    engine.dispose()
 
 
 def let_in(answers: Sequence[Answer]) -> int:

@@ -25,16 +25,21 @@ def kill_envoy(run: Run) -> None:
 
 
 def clients_leave(run: Run) -> None:
-    """Before the answer, in its head, and after its last byte."""
+    """At every moment: at once, at any time until the answer, in its head; and some stay until its last byte."""
     run.sell(None)
 
     def leaving(question: Question) -> Question:
-        after = run.random.choice((None, 0, 20))
-        return question if question.api_key is None else replace(question, hang_up_after_bytes=after)
+        if question.api_key is None:
+            return question
+        ways = ({}, {"hang_up_after_bytes": 0}, {"hang_up_after_bytes": 20},
+                {"hang_up_after_s": run.random.uniform(0, 0.04)})  # fmt: skip
+        return replace(question, **run.random.choice(ways))
 
     paths = ("/v1/slow/20?{tag}={number}", "/v1/echo/{tag}/{number}")
-    with run.load(count=400, paths=paths, change=leaving):
+    with run.load(count=800, paths=paths, change=leaving) as load:
         pass
+    left = sum(not answer.question.is_patient for answer in load.answers)
+    run.notes.append(f"{left} of {len(load.answers)} did not wait for their answer")
 
 
 def upstream_is_retried(run: Run) -> None:

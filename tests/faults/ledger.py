@@ -5,6 +5,7 @@ import sqlite3
 import time
 
 from faults.run import Run
+from rig.postgres import Postgres
 from rig.proxy import NONE, Fault
 
 
@@ -39,3 +40,38 @@ def locked_ledger(run: Run) -> None:
     time.sleep(6)
     other.execute("ROLLBACK")
     other.close()
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+def postgres_away(run: Run) -> None:
+    """Ended at once, as by a crash, and started again after a while: it recovers from its log."""
+    postgres = _postgres(run)
+    postgres.kill()
+    time.sleep(10)
+    postgres.start()
+
+
+def restart_postgres_often(run: Run) -> None:
+    """In the middle of batches: what was committed comes again, what was not does too."""
+    postgres = _postgres(run)
+    for _ in range(6):
+        postgres.kill()
+        postgres.start()
+        run.pause(0.1, 0.6)
+
+
+def full_postgres(run: Run) -> None:
+    """No file of PostgreSQL may grow, its log neither: it panics, and is started again when there is room."""
+    postgres = _postgres(run)
+    postgres.limit_file_size(1 << 20)
+    time.sleep(3)
+    run.demand("File too large" in postgres.log, "PostgreSQL found its disk large enough")
+    postgres.kill()
+    postgres.start()
+
+
+def _postgres(run: Run) -> Postgres:
+    assert run.rig.postgres is not None
+    return run.rig.postgres

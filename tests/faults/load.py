@@ -27,6 +27,11 @@ class Question:
     path: str
     api_key: str | None
     hang_up_after_bytes: int | None = None  # leave when so many bytes of the answer have come (0: do not wait at all)
+    hang_up_after_s: float | None = None  # leave then, whatever has come
+
+    @property
+    def is_patient(self) -> bool:
+        return self.hang_up_after_bytes is None and self.hang_up_after_s is None
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,9 @@ async def _ask(
         await writer.drain()
         if question.hang_up_after_bytes:
             await reader.readexactly(question.hang_up_after_bytes)
+        return LOST, ""
+    if question.hang_up_after_s is not None:
+        await asyncio.sleep(question.hang_up_after_s)
         return LOST, ""
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.decode("latin-1").lower().split("\r\n")

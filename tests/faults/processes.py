@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter as Tally
+from collections.abc import Callable
 from contextlib import suppress
 
 import httpx2
@@ -13,6 +15,14 @@ from farebox_plugin.spool import SETTLED, SpoolReader, segments
 from faults.rig import PLUGIN_TOKEN, WORKERS
 from faults.run import RATE, Run
 from rig.proxy import NONE, Fault
+
+ROLLING_RATE = 300.0
+_CLUSTER = "cluster.farebox_authz."
+_WHY = (
+    "upstream_rq_retry", "upstream_rq_retry_success", "upstream_rq_retry_limit_exceeded", "upstream_rq_timeout",
+    "upstream_rq_per_try_timeout", "upstream_cx_none_healthy", "upstream_cx_connect_fail", "upstream_rq_rx_reset",
+    "health_check.failure", "outlier_detection.ejections_enforced_total",
+)  # fmt: skip
 
 
 def kill_workers(run: Run) -> None:
@@ -135,12 +145,30 @@ def damaged_spool(run: Run) -> None:
     run.demand("FAREBOX_SPOOL_DIR" in second.log, "a plugin on a damaged spool does not say why it ends")
 
 
-def restart_workers(run: Run) -> None:
-    for pid in run.rig.plugin.children:
-        os.kill(pid, signal.SIGTERM)
-        run.rig.wait_until(lambda pid=pid: pid not in run.rig.plugin.children, "the worker is gone")  # type: ignore[misc]
-        run.rig.wait_until(lambda: run.rig.ready_workers() >= WORKERS, "the worker is back")
-        time.sleep(1.5)  # Envoy looks once a second
+def restart_workers(how: signal.Signals, failed_max: int | None) -> Callable[[Run], None]:
+    """Each worker in its turn, at 300 requests a second; no more than `failed_max` of them may fail for it."""
+
+    def body(run: Run) -> None:
+        run.sell(None)
+        with run.load(rate=ROLLING_RATE, strangers_in=0) as load:
+            load.reached(150)  # the first requests find an account that is not loaded yet
+            settled, seen = len(load.answers), run.rig.envoy.stats(_CLUSTER)
+            for pid in run.rig.plugin.children:
+                os.kill(pid, how)
+                run.rig.wait_until(lambda pid=pid: pid not in run.rig.plugin.children, "the worker is gone")  # type: ignore[misc]
+                run.rig.wait_until(lambda: run.rig.ready_workers() >= WORKERS, "the worker is back")
+                time.sleep(1.5)  # Envoy looks once a second
+            load.stop()
+        failed = Tally(answer.status for answer in load.answers[settled:] if answer.status != 200)
+        changed = {
+            name.removeprefix(_CLUSTER): value - seen.get(name, 0)
+            for name, value in run.rig.envoy.stats(_CLUSTER).items()
+        }
+        why = ", ".join(f"{name} {changed[name]}" for name in _WHY if changed.get(name))
+        run.notes.append(f"{failed.total()} of {len(load.answers) - settled} failed {dict(failed) or ''}; Envoy: {why}")
+        run.demand(failed_max is None or failed.total() <= failed_max, f"{failed.total()} requests failed")
+
+    return body
 
 
 def full_disk(run: Run) -> None:

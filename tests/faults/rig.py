@@ -1,10 +1,9 @@
-"""R1: every real part in a process of its own, and two proxies to hurt the connections between them."""
+"""R1: every real part in a process of its own, and proxies to hurt the connections between them."""
 
 import os
 import resource
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import redis
+from sqlalchemy import Connection
 
 from farebox_portal.catalog import policies
 from farebox_portal.clock import SystemClock
@@ -28,6 +28,7 @@ from farebox_portal.seed import seed
 from farebox_portal.settings import load_settings
 from rig.envoy import Envoy
 from rig.ports import free_port
+from rig.postgres import Postgres
 from rig.proxy import Proxy
 from rig.upstream import Upstream
 from rig.valkey import Valkey, answers_ping
@@ -37,11 +38,33 @@ ORPHAN_AFTER_S = 5
 START_TIMEOUT_S = 90.0  # a dozen processes of others may be starting too
 ADMIN_TOKEN = "operator-token-of-the-fault-rig"
 PLUGIN_TOKEN = "plugin-token-of-the-fault-rig"
-ROUTES = (Route("/v1/echo/seven", "seven"), Route("/v1/echo/lenient", "lenient"), Route("/v1/status", "default"))
+ROUTES = (
+    Route("/v1/echo/seven", "seven"),
+    Route("/v1/echo/lenient", "lenient"),
+    Route("/v1/status", "default"),
+    Route("/v1/open", "open", body=True),
+    Route("/v1/load", "open_bytes"),
+    Route("/v1/cut", "capped_bytes", cut_off=True),
+)
 POLICIES: tuple[dict[str, Any], ...] = (
     {"key": "seven", "meters": {"api_requests": 7}},
     {"key": "lenient", "meters": {"api_requests": 1}, "onStoreFailure": "allow"},
+    {"key": "open", "meters": {"api_requests": 1, "output_tokens": "usage.outputTokens"}},
+    {"key": "open_bytes", "meters": {"api_requests": 1, "egress_bytes": "response.bytes"}},
+    {"key": "capped_bytes", "meters": {"api_requests": 1, "egress_bytes": "response.bytes"}, "cutOff": True},
 )
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+# What went wrong in Envoy's eyes, by its flags and details: it tells a worker that was gone from one that said no.
+_FAILURE_LOG = """\
+          - name: envoy.access_loggers.file
+            filter: {{status_code_filter: {{comparison: {{op: GE, value: {{default_value: 500, runtime_key: rig}}}}}}}}
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: {path}
+              log_format: {{text_format_source: {{inline_string: "{line}\\n"}}}}
+"""
+_FAILURE_LINE = "%START_TIME% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %DURATION%ms %REQ(:PATH)%"
+_METERING_FEED = "          - name: envoy.access_loggers.http_grpc\n"
 _ARCHIVE_EVERY_S = 0.05
 
 
@@ -99,22 +122,29 @@ class Child:
 
 
 class Rig:
-    """``with Rig(tmp_path) as rig: …``. Serves until it is left; its state is gone then, its logs lie in ``folder``."""
+    """``with Rig(tmp_path) as rig: …``. Serves until it is left; its state is gone then, its logs lie in ``folder``.
 
-    def __init__(self, folder: Path) -> None:
+    `database`: what the portal keeps the ledger in, SQLITE or POSTGRESQL. `transport`: the plugin's, grpcio or h2.
+    """
+
+    def __init__(self, folder: Path, *, database: str = SQLITE, transport: str = "grpcio") -> None:
         self.folder = folder
+        self.database_kind = database
+        self.transport = transport
         folder.mkdir(parents=True, exist_ok=True)
         self.spools = folder / "spool"
         self.archive = folder / "archive"
         self.archive.mkdir(exist_ok=True)
         self.database = folder / "farebox.db"
         self.sockets = Path(tempfile.mkdtemp(prefix="fbr-", dir="/tmp"))  # short: a socket's path ends at 107 bytes
+        self.postgres = Postgres(durable=True) if database == POSTGRESQL else None
         self.valkey = Valkey(folder / "valkey")
         self.upstream_server = Upstream(folder / "upstream")
         self.to_valkey = Proxy(f"unix:{self.valkey.socket}")
+        self.portal_to_valkey = Proxy(f"unix:{self.valkey.socket}")
         self._portal_port = free_port()
         self.to_portal = Proxy(f"tcp:127.0.0.1:{self._portal_port}")
-        self.store = redis.Redis(unix_socket_path=str(self.valkey.socket), socket_timeout=5)
+        self.store = self._client()
         self._is_archiving = True
         self._archivist = threading.Thread(target=self._archive_spools, name="archivist", daemon=True)
 
@@ -133,6 +163,10 @@ class Rig:
         return self.upstream_server.url
 
     @property
+    def sql_url(self) -> str:
+        return f"sqlite:///{self.database}" if self.postgres is None else self.postgres.url("postgres")
+
+    @property
     def admin(self) -> dict[str, str]:
         return {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
@@ -147,24 +181,25 @@ class Rig:
         return self
 
     def _start(self) -> None:
+        if self.postgres is not None:
+            self.postgres.start()
         self.valkey.start()
-        self.to_valkey.start()
-        self.to_portal.start()
+        for proxy in (self.to_valkey, self.portal_to_valkey, self.to_portal):
+            proxy.start()
         shared = {"FAREBOX_ADMIN_TOKEN": ADMIN_TOKEN, "FAREBOX_PLUGIN_TOKEN": PLUGIN_TOKEN}
         portal = shared | {
-            "FAREBOX_DATABASE_URL": f"sqlite:///{self.database}",
-            "FAREBOX_REDIS_URL": self.valkey.url,
+            "FAREBOX_DATABASE_URL": self.sql_url,
+            "FAREBOX_REDIS_URL": self.portal_to_valkey.address.replace("unix:", "unix://"),
             "FAREBOX_STATE_DIR": str(self.folder),
         }
         settings = load_settings(portal)
-        engine = make_engine(settings.sql_url)
-        migrate(engine)
-        with transaction(engine) as session:
+        self.engine = make_engine(settings.sql_url)
+        migrate(self.engine)
+        with transaction(self.engine) as session:
             now = SystemClock().now()
             seed(session, settings, now)
             for policy in POLICIES:
                 policies.create(session, policy, now)
-        engine.dispose()
         self.portal_process = Child(
             "portal", ["farebox_portal", "portal", "--port", str(self._portal_port)], portal, self.folder / "portal.log"
         )
@@ -186,21 +221,25 @@ class Rig:
             "FAREBOX_PORTAL_URL": self.to_portal.address.replace("tcp:", "http://"),
             "FAREBOX_SPOOL_DIR": str(spools or self.spools),
             "FAREBOX_ORPHAN_AFTER_S": str(ORPHAN_AFTER_S),
+            "FAREBOX_TRANSPORT": self.transport,
         }
         arguments = ["farebox_plugin", "--listen", f"unix:{sockets}/w%d.sock", "--workers", str(WORKERS)]
         return Child("plugin", arguments, environment, self.folder / f"plugin-{sockets.name}.log")
 
     def envoy_text(self, sockets: Path) -> str:
-        """The shipped configuration, with our routes; 502s of the upstream are tried again."""
+        """The shipped configuration with our routes, a log of failures; 502s of the upstream are tried again."""
         config = GatewayConfig(
             upstream=self.upstream_server.address,
             sockets=tuple(f"{sockets}/w{number}.sock" for number in range(WORKERS)),
             routes=ROUTES,
         )
-        before, name, after = render_config(config).partition("- name: v1_status\n")
-        assert name, "the route that retries is not in the configuration"
         retrying = "retry_policy: {retry_on: retriable-status-codes, retriable_status_codes: [502], num_retries: 2}"
-        return before + name + after.replace("timeout: 30s}", f"timeout: 30s, {retrying}}}", 1)
+        text = _with_option(render_config(config), "v1_status", retrying)
+        for route, upstream in (("v1_cut", "/v1/bytes"), ("v1_load", "/v1/bytes"), ("v1_open", "/v1")):
+            text = _with_option(text, route, f"prefix_rewrite: {upstream}")
+        before, feed, after = text.partition(_METERING_FEED)
+        assert feed, "the metering feed is not in the configuration"
+        return before + _FAILURE_LOG.format(path=self.folder / "failures.log", line=_FAILURE_LINE) + feed + after
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -224,8 +263,9 @@ class Rig:
         except OSError:
             return 0
 
-    def ledger(self) -> sqlite3.Connection:
-        return sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)
+    def ledger(self) -> Connection:
+        """For reading, in one transaction."""
+        return self.engine.connect().execution_options(read_only=True)
 
     def wait_until(self, is_so: Callable[[], bool], what: str, within_s: float = START_TIMEOUT_S) -> None:
         deadline = time.monotonic() + within_s
@@ -238,8 +278,10 @@ class Rig:
 
     def heal(self) -> None:
         """Undo every fault, start again what is dead, and return when strangers are refused by the plugin itself."""
-        self.to_valkey.heal()
-        self.to_portal.heal()
+        for proxy in (self.to_valkey, self.portal_to_valkey, self.to_portal):
+            proxy.heal()
+        if self.postgres is not None and not self.postgres.is_running:
+            self.postgres.start()
         if not answers_ping(self.valkey.socket):
             self.valkey.kill9()
             self.valkey.start()
@@ -272,6 +314,19 @@ class Rig:
         for pid in workers:
             self.wait_until(lambda pid=pid: not _exists(pid), "no worker outlives its keeper")  # type: ignore[misc]
 
+    def move_to(self, valkey: Valkey) -> None:
+        """Everybody finds this server at the known addresses from now on; the one from before is ended for good."""
+        before, self.valkey = self.valkey, valkey
+        self.store.close()
+        self.store = self._client()
+        for proxy in (self.to_valkey, self.portal_to_valkey):
+            proxy.target = f"unix:{valkey.socket}"
+            proxy.cut()
+        before.close()
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=str(self.valkey.socket), socket_timeout=5)
+
     def limit_file_size(self, pid: int, limit_bytes: int) -> None:
         """A disk that is full for one process, near enough: no file of it grows beyond this. -1 lifts it."""
         soft = resource.RLIM_INFINITY if limit_bytes < 0 else limit_bytes
@@ -288,10 +343,14 @@ class Rig:
                 getattr(self, name).end(signal.SIGKILL)
         self.upstream_server.stop(signal.SIGKILL)
         self.store.close()
-        for proxy in (self.to_valkey, self.to_portal):
+        for proxy in (self.to_valkey, self.portal_to_valkey, self.to_portal):
             if proxy.address:
                 proxy.close()
         self.valkey.close()
+        if hasattr(self, "engine"):
+            self.engine.dispose()
+        if self.postgres is not None:
+            self.postgres.close()
         if self._archivist.ident is not None:
             self._archivist.join()
         shutil.rmtree(self.sockets, ignore_errors=True)
@@ -315,6 +374,12 @@ class Rig:
                     except FileNotFoundError:
                         continue  # deleted at this very moment; segments live for seconds, so it was here before
             time.sleep(_ARCHIVE_EVERY_S)
+
+
+def _with_option(text: str, route: str, option: str) -> str:
+    before, name, after = text.partition(f"- name: {route}\n")
+    assert name, f"the route {route} is not in the configuration"
+    return before + name + after.replace("timeout: 30s}", f"timeout: 30s, {option}}}", 1)
 
 
 def _accepts(path: Path) -> bool:

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class Run:
         self.answers: list[Answer] = []
         self.faults: list[str] = []
         self.notes: list[str] = []
+        self.afterwards = ExitStack()  # what the experiment has set up for itself, until it is judged
         self._loads = 0
 
     # --- selling and asking ---------------------------------------------------------------------------------------
@@ -87,14 +88,15 @@ class Run:
         with suppress(TimeoutError):
             self.rig.wait_until(lambda: at_rest(self.rig, self.customers), "everything at rest", REST_WITHIN_S)
 
-    def touch(self, customer: Customer) -> None:
-        """Ask until it is decided: the first request after a loss has the account rebuilt."""
+    def touch(self, customer: Customer) -> Answer:
+        """Ask until it is decided: the first request after a loss has the account rebuilt. The last answer."""
         deadline = time.monotonic() + REST_WITHIN_S
-        while self.ask(customer).status not in (200, 401, 403, 429):
+        while (answer := self.ask(customer)).status not in (200, 401, 403, 429):
             if time.monotonic() > deadline:
                 self.faults.append(f"{customer.tag}: no decision {REST_WITHIN_S:.0f} s after everything was well")
-                return
+                break
             time.sleep(0.05)
+        return answer
 
     def fill(self, customer: Customer) -> None:
         """Ask until nothing is left."""
@@ -110,7 +112,7 @@ class Run:
             while not load.is_over and not is_full():
                 time.sleep(0.005)
             load.stop()
-        last = self.ask(customer)
+        last = self.touch(customer)
         if not is_full() or last.problem != "quota_exceeded":
             self.faults.append(f"{customer.tag}: never refused, last {last.status} {last.problem}")
 
@@ -136,7 +138,9 @@ class _Collected:
     def __enter__(self) -> Load:
         return self._load.__enter__()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._load.stop()  # whoever would have stopped it has failed
         self._load.wait()
         self._run.answers += self._load.answers
 

@@ -141,3 +141,16 @@ def test_unix_sockets_are_proxied_by_unix_sockets(tmp_path: Path) -> None:
     finally:
         listener.close()
         Path(path).unlink()
+
+
+def test_a_proxy_whose_target_is_another_one_brings_new_connections_there(proxy: Proxy) -> None:
+    with connect(proxy) as link:
+        assert ask(link, b"before") == b"before"
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            proxy.target = f"tcp:127.0.0.1:{other.getsockname()[1]}"
+            assert ask(link, b"still") == b"still", "a connection stays where it is"
+            with connect(proxy) as moved:
+                moved.sendall(b"hello")
+                served, _ = other.accept()
+                with served:
+                    assert served.recv(5) == b"hello"

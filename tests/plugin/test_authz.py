@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
-from builders.plugin import Part, a_check, a_policy, an_account, now_ms
+from builders.plugin import Part, a_check, a_policy, an_account, now_ms, settled
 from farebox.v1 import layout
 from farebox.v1.digest import new_api_key
 from farebox.v1.envoy_authz_pb2 import CheckResponse
@@ -20,8 +21,11 @@ class Reply:
     is_abandoned: bool = False
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def send(self, message: bytes) -> None:
+    unread: Callable[[], None] | None = None
+
+    def send(self, message: bytes, unread: Callable[[], None] | None = None) -> None:
         self.answers.append(message)
+        self.unread = unread
         self.done.set()
 
     def fail(self, status: int, detail: str) -> None:
@@ -49,6 +53,37 @@ def refusal(response: CheckResponse) -> tuple[int, str]:
     body = response.error_response if response.HasField("error_response") else response.denied_response
     assert response.status.code != 0
     return body.status.code, json.loads(body.body)["code"]
+
+
+async def test_a_request_whose_answer_was_not_read_was_not_let_in(part: Part, authz: Authz) -> None:
+    key = await part.publish(an_account(limit=1))
+    reply = Reply()
+    authz.check(a_check(key), reply)
+    await reply.done.wait()
+    assert reply.unread is not None
+    reply.unread()
+    await settled(part)
+    assert await part.counter() == {"api_requests": 0}
+    assert [kind for kind, _ in part.records()][-2:] == [b"A", b"C"]
+    assert (await check(authz, a_check(key))).HasField("ok_response")
+
+
+async def test_of_two_answers_one_that_was_read_is_enough(part: Part, authz: Authz) -> None:
+    key = await part.publish(an_account(limit=1))
+    message = a_check(key, stream=777)
+    first, second, later = Reply(), Reply(), Reply()
+    authz.check(message, first)
+    authz.check(message, second)
+    await first.done.wait()
+    await second.done.wait()
+    authz.check(message, later)
+    await later.done.wait()
+    for reply in (first, later):
+        assert reply.unread is not None
+        reply.unread()
+    await settled(part)
+    assert await part.counter() == {"api_requests": 1}
+    assert b"C" not in [kind for kind, _ in part.records()]
 
 
 async def test_a_good_key_is_let_in(part: Part, authz: Authz) -> None:

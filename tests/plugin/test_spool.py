@@ -80,15 +80,16 @@ def test_a_reader_follows_a_writer(tmp_path: Path) -> None:
     writer.close()
 
 
-@pytest.mark.parametrize("cut", [1, 3, 8, 20])
-def test_a_torn_tail_is_where_reading_stops_and_is_no_damage(tmp_path: Path, cut: int) -> None:
+def test_wherever_the_last_frame_is_torn_reading_stops_before_it_and_that_is_no_damage(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path, "w0")
     writer.append(TURN)
+    middle = writer.end
     writer.append(TURN)
     end = writer.end
     writer.close()
-    os.truncate(the_file(tmp_path), end - cut)
-    assert len(read_all(tmp_path)) == 2
+    for cut in range(1, end - middle + 1):
+        os.truncate(the_file(tmp_path), end - cut)
+        assert len(read_all(tmp_path)) == 2, f"{cut} bytes are missing"
 
 
 def test_every_flipped_bit_of_the_last_frame_is_noticed(tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ class Postgres:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> str:
         return (self.folder / "postgres.log").read_text(errors="replace")
 
@@ -56,7 +60,7 @@ class Postgres:
 
     def start(self) -> Self:
         """Make the data folder if there is none, start the server and wait until it answers."""
-        assert self._process is None, "PostgreSQL is already running"
+        assert not self.is_running, "PostgreSQL is already running"
         if not self.data.exists():
             # By bytes, as SQLite sorts; and it is in the server, whatever the machine has.
             locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
@@ -90,6 +94,16 @@ class Postgres:
     def kill(self) -> None:
         """End the server as a crash would: its next start recovers from the log."""
         self._end(signal.SIGQUIT)
+
+    def limit_file_size(self, limit_bytes: int) -> None:
+        """A full disk, near enough: from now on no process of it grows a file beyond this, until it is ended.
+
+        PostgreSQL turns the failed write into its error of a full disk; a log that cannot grow makes it panic.
+        """
+        for pid in (self.pid, *_children(self.pid)):
+            # By the server's own user: nobody else may, not even root without further rights. One may end meanwhile.
+            command = ["prlimit", f"--pid={pid}", f"--fsize={limit_bytes}:"]
+            subprocess.run(command, capture_output=True, check=False, **self._identity)
 
     def close(self) -> None:
         self._end(signal.SIGQUIT)
@@ -148,6 +162,10 @@ class Postgres:
             self._process.send_signal(how)
         self._process.wait(timeout=START_TIMEOUT_S)
         self._process = None
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _binary(program: str) -> Path:

@@ -67,7 +67,10 @@ class _Connection:
 
 
 class Proxy:
-    """``with Proxy("unix:/run/valkey.sock") as proxy: connect(proxy.address)``. Listens as the target does."""
+    """``with Proxy("unix:/run/valkey.sock") as proxy: connect(proxy.address)``. Listens as the target does.
+
+    ``target`` may be another one at any time: connections that are made from then on go there.
+    """
 
     def __init__(self, target: str) -> None:
         self.target = target

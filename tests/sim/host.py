@@ -1,10 +1,12 @@
-"""The plugin's processes on one host: the real protocol code and real spools, on a simulated wire, mortal.
+"""The plugin's processes on one host, a gateway: the real protocol code and real spools, on a simulated wire, mortal.
 
-A worker is made of the real Directory, Admission, Settlements and SpoolWriter; a keeper of the real Index, Rebuilder,
-Shipper, Sweeper, Settlements, and the keeper's own checkpointing. Only what starts processes is ours.
+A worker is made of the real Directory, Admission, Settlements and SpoolWriter; a keeper of the real Index, Peers,
+Membership, Rebuilder, Shipper, Sweeper, Settlements, and the keeper's own checkpointing. Only what starts processes is
+ours.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ from farebox_plugin.admission import DECIDE_WITHIN_S, Admission, Refused, Ticket
 from farebox_plugin.directory import Directory
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.keeper.index import Index
+from farebox_plugin.keeper.membership import Identity, Membership
+from farebox_plugin.keeper.peers import Peers
 from farebox_plugin.keeper.rebuild import Rebuilder
 from farebox_plugin.keeper.run import _Keeper
 from farebox_plugin.keeper.ship import Shipper
@@ -144,6 +148,7 @@ class Keeper:
 
     def __init__(
         self,
+        gateway: str,
         boot: int,
         workers: int,
         server: Server,
@@ -154,7 +159,8 @@ class Keeper:
         chronicle: Chronicle,
         failed: Callable[[BaseException], None],
     ) -> None:
-        self.process = Process(f"host.{boot:04d}.keeper")
+        self.gateway = gateway
+        self.process = Process(f"{gateway}.{boot:04d}.keeper")
         self.workers: dict[int, Worker] = {}
         self._boot = boot
         self._incarnation = 0
@@ -170,16 +176,20 @@ class Keeper:
         self.link = SimLink(server, self.process, random, faults)
         self.link.connect()
         client: Any = portal.client(self.process)
-        self.rebuilder = Rebuilder(self.link, self.index, client, "host")
+        self.peers = Peers(self.link, self.index, gateway)
+        self.peers.listen()
+        self.rebuilder = Rebuilder(self.link, self.peers, client)
         self.shipper = Shipper(self.index, client)
         spool = MortalSpool(folder, self.process, random, chronicle)
         self.settlements = Settlements(self.link, spool, RecentUse(), self.rebuilder.load, self.process.name)
         self.sweeper = Sweeper(self.index, self.settlements, self.live_spools, ORPHAN_AFTER_S)
         self._kept._restore()
         self.index.catch_up(asyncio.get_running_loop().time())
+        known = Identity(gateway, gateway, is_known=True)
+        self._membership = Membership(client, self.index, folder, known, f"{boot:04d}", lambda: None)
         for number in range(workers):
             self._start(number)
-        for work in (self._ship(), self.sweeper.run(), self._keep_checkpoint()):
+        for work in (self._ship(), self.sweeper.run(), self._keep_checkpoint(), self._keep_beating()):
             self._watch(asyncio.ensure_future(work))
 
     def live_spools(self) -> set[str]:
@@ -190,7 +200,7 @@ class Keeper:
         if not self.process.is_alive:
             return
         self._incarnation += 1
-        name = f"host.{self._boot:04d}.{self._incarnation:04d}w{number}"
+        name = f"{self.gateway}.{self._boot:04d}.{self._incarnation:04d}w{number}"
         worker = Worker(name, self._server, self._random, self._faults, self._folder, self._chronicle, self)
         self.workers[number] = worker
         loop = asyncio.get_running_loop()
@@ -216,6 +226,12 @@ class Keeper:
             await asyncio.sleep(0.5 + 2.0 * self._random.random())
             self.process.check()
             self._kept._checkpoint()
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(1.0 + self._random.random())
+            with contextlib.suppress(Unavailable):
+                await self._membership.beat()
 
     def _watch(self, task: "asyncio.Future[None]") -> None:
         def done(task: "asyncio.Future[None]") -> None:

@@ -1,18 +1,20 @@
 """Between the simulated processes and a real Valkey: commands run at virtual instants, or late, or never.
 
-A `SimLink` is the plugin's `Link` with another wire. What TCP and a server can do to a command is drawn from the seed:
+A `SimLink` is the plugin's `Link` to one server, with another wire. What TCP and a server can do to a command is drawn
+from the seed:
 
     lost       it never arrives                                        the connection breaks some time later
     late       it runs when the sender may have given up, and even     the connection breaks some time later
                after commands that the sender sent afterwards
     unheard    it runs, and its reply never comes                      the connection breaks some time later
 
-Otherwise commands of one link run in their order. A restart or a failover takes unexecuted commands with it.
+Otherwise commands of one link run in their order. A restart or a failover takes unexecuted commands with it. What is
+published reaches who is connected at that moment and not deaf (a network that lets commands through and nothing else).
 
 The scripts read the server's clock. Virtual time passes much faster, so a script's deadline (`not_after_ms`) is
 compared here, at the virtual instant of execution, and handed on as a deadline that is clearly over or clearly not; the
-time in the script's reply is replaced by the virtual one. GCRA and the expiry of the rebuild token run on real time and
-are therefore not part of the simulation.
+time in the script's reply is replaced by the virtual one. The rebuild token expires on virtual time. GCRA runs on real
+time and is therefore not part of the simulation.
 """
 
 import asyncio
@@ -28,7 +30,10 @@ from typing import Any
 import hiredis
 
 from farebox_plugin import admission
-from farebox_plugin.link import Done, Link, Reply, StoreFault, _fault
+from farebox_plugin.keeper import rebuild
+from farebox_plugin.link import Done, Link, Reply, Script, StoreFault
+from farebox_plugin.link import Server as Node
+from farebox_plugin.link.server import _fault
 from farebox_plugin.records import Unavailable
 
 EPOCH_MS = 1_800_000_000_000  # the virtual clock's zero, in Unix time
@@ -82,6 +87,7 @@ class Server:
         self._reader = hiredis.Reader()
         self._saved: list[tuple[bytes, bytes]] | None = None
         self._links: list[SimLink] = []
+        self._token_ends: dict[bytes, float] = {}
         self.is_up = True
         self.incarnation = 0
         self.execute("HELLO", "3")
@@ -101,6 +107,13 @@ class Server:
         while (reply := self._reader.gets()) is False:
             self._reader.feed(self._socket.recv(1 << 16))
         return reply
+
+    def publish(self, channel: str, message: bytes) -> int:
+        """To how many it is sent."""
+        hearing = [link for link in self._links if link.hears(channel)]
+        for link in hearing:
+            link.send(channel, message)
+        return len(hearing)
 
     def attach(self, link: "SimLink") -> None:
         self._links = [each for each in self._links if each.process.is_alive]
@@ -135,7 +148,20 @@ class Server:
             self.execute("FLUSHALL")
             for key, value in self._saved:
                 self.execute("RESTORE", key, 0, value)
+                self.expire_token(key)
         self.start()
+
+    def claimed(self, key: str, token: str, ttl_ms: int) -> None:
+        """A rebuild token was set: it ends on virtual time."""
+        loop = asyncio.get_running_loop()
+        self._token_ends[token.encode()] = loop.time() + ttl_ms / 1000
+        loop.call_later(ttl_ms / 1000, self.expire_token, key.encode())
+
+    def expire_token(self, key: bytes) -> None:
+        """Delete it if it is a rebuild token that has ended."""
+        token = self.execute("GET", key) if key.endswith(b":t") else None
+        if isinstance(token, bytes) and self._token_ends[token] <= asyncio.get_running_loop().time():
+            self.execute("DEL", key)
 
 
 class SimLink(Link):
@@ -157,6 +183,7 @@ class SimLink(Link):
         self._faults = faults
         self._is_connected = False
         self._cut_until = 0.0
+        self._deaf_until = 0.0
         self._numbers = count()
         self._pending: dict[int, Done] = {}
         self._runs_at = 0.0
@@ -168,6 +195,21 @@ class SimLink(Link):
     def is_up(self) -> bool:
         self.process.check()
         return self._is_connected
+
+    def server_of(self, key: str) -> Node:
+        self.process.check()
+        return self._only
+
+    def run(self, script: Script, keys: list[str], arguments: list[bytes | str | int], done: Done) -> None:
+        tail = (len(keys), *keys, *arguments)
+
+        def after(reply: Reply | Exception) -> None:
+            if isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
+                self.call((b"EVAL", script.source, *tail), done)
+            else:
+                done(reply)
+
+        self.call((b"EVALSHA", script.sha, *tail), after)
 
     def call(self, arguments: tuple[bytes | str | int, ...], done: Done) -> None:
         self.process.check()
@@ -196,7 +238,7 @@ class SimLink(Link):
         if not self._is_connected or not self.process.is_alive:
             return
         self._is_connected = False
-        self.generation = ""
+        self._only.generation = ""
         self._invalidated(None)
         waiting = list(self._pending.values())
         self._pending.clear()
@@ -213,7 +255,26 @@ class SimLink(Link):
         self.drop()
 
     def heal(self) -> None:
-        self._cut_until = 0.0
+        self._cut_until = self._deaf_until = 0.0
+
+    def deafen(self, for_s: float) -> None:
+        """Nothing that is published reaches this process for some time."""
+        self._deaf_until = asyncio.get_running_loop().time() + for_s
+
+    def subscribe(self, channel: str, heard: Callable[[bytes], None]) -> None:
+        self._channels[channel] = heard
+
+    def hears(self, channel: str) -> bool:
+        return self._is_connected and self.process.is_alive and channel in self._channels
+
+    def send(self, channel: str, message: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._deaf_until:
+            loop.call_later(self._latency_s(), self._hear, channel, message)
+
+    def _hear(self, channel: str, message: bytes) -> None:
+        if self.hears(channel):
+            self._channels[channel](message)
 
     def _execute(self, incarnation: int, arguments: tuple[bytes | str | int, ...], number: int | None) -> None:
         if not self._server.is_up or incarnation != self._server.incarnation:
@@ -225,6 +286,11 @@ class SimLink(Link):
             loop.call_at(self._replies_at, self._reply, number, reply)
 
     def _run_on_virtual_time(self, arguments: tuple[bytes | str | int, ...]) -> Reply | Exception:
+        if arguments[0] == "PUBLISH":
+            _, channel, message = arguments
+            assert isinstance(channel, str)
+            assert isinstance(message, bytes)
+            return self._server.publish(channel, message)
         is_admit = len(arguments) > 1 and arguments[1] in (admission.ADMIT.sha, admission.ADMIT.source)
         if is_admit:
             at = 3 + int(arguments[2]) + 1
@@ -232,6 +298,9 @@ class SimLink(Link):
             not_after = time.time_ns() // 1_000_000 + (-_FAR_MS if is_over else _FAR_MS)
             arguments = (*arguments[:at], not_after, *arguments[at + 1 :])
         reply = self._server.execute(*arguments)
+        if reply == 1 and len(arguments) > 1 and arguments[1] in (rebuild.BEGIN.sha, rebuild.BEGIN.source):
+            _, _, _, key, _, _, token, _, ttl_ms, _ = arguments
+            self._server.claimed(str(key), str(token), int(ttl_ms))
         if isinstance(reply, hiredis.ReplyError):
             fault = _fault(reply)
             if isinstance(fault, StoreFault):
@@ -263,5 +332,5 @@ class SimLink(Link):
             return
         self._invalidated(None)
         self._is_connected = True
-        self.heard_server_time(virtual_ms())
-        self.generation = self._server.generation
+        self._only.heard_time(virtual_ms())
+        self._only.generation = self._server.generation

@@ -16,6 +16,7 @@ from farebox_plugin import admission, settlement
 from farebox_plugin.admission import Admission
 from farebox_plugin.keeper import rebuild
 from farebox_plugin.keeper.index import Index
+from farebox_plugin.keeper.peers import Peers
 from farebox_plugin.keeper.rebuild import Rebuilder
 from farebox_plugin.keeper.ship import Shipper
 from farebox_plugin.keeper.sweep import Sweeper
@@ -48,7 +49,7 @@ _HOLDS_RID = "redis.call('HSET', holds, rid, tombstone)"
 MUTANTS: dict[str, Mutant] = {
     "the limit is not looked at": (InScript(admission, "ADMIT", "if limit >= 0 and", "if false and"),),
     "counted at the end instead of held": (
-        InScript(admission, "ADMIT", "if units ~= '0' then redis.call('HINCRBY'", "if false then redis.call('HINCRBY'"),
+        InScript(admission, "ADMIT", "if held[i] > 0 then redis.call('HINCRBY'", "if false then redis.call('HINCRBY'"),
     ),
     "a suspect passes for an admission": (InScript(admission, "ADMIT", "if mark ~= '?' then", "if true then"),),
     "admission takes any generation": (
@@ -64,27 +65,27 @@ MUTANTS: dict[str, Mutant] = {
     "rebuilt from the ledger alone": (
         InCode(
             Rebuilder,
-            "_load",
-            "admission_state(message, state, unshipped, open_requests)",
+            "_load_with",
+            "admission_state(message, state, pending.unshipped, pending.open_requests)",
             "admission_state(message, state, [], [])",
         ),
     ),
     "rebuilt without the open requests": (
         InCode(
             Rebuilder,
-            "_load",
-            "admission_state(message, state, unshipped, open_requests)",
-            "admission_state(message, state, unshipped, [])",
+            "_load_with",
+            "admission_state(message, state, pending.unshipped, pending.open_requests)",
+            "admission_state(message, state, pending.unshipped, [])",
         ),
     ),
     "rebuilt from what was read last": (
-        InCode(Rebuilder, "_load", "self._index.catch_up(asyncio.get_running_loop().time())", "pass"),
+        InCode(Peers, "pending", "self._index.catch_up(asyncio.get_running_loop().time())", "pass"),
     ),
     "rebuilt without regard to the ledger's cursors": (
-        InCode(Rebuilder, "_load", "unshipped_of(account, dict(state.cursors))", "unshipped_of(account, {})"),
+        InCode(Peers, "pending", "self._index.unshipped_of(account, cursors)", "self._index.unshipped_of(account, {})"),
     ),
-    "what is shipped during a rebuild is forgotten": (
-        InCode(Rebuilder, "_load", "with self._index.viewing_ledger():", "if True:"),
+    "what is shipped during a rebuild is forgotten without a word": (
+        InCode(Peers, "pending", "if self._index.is_behind(cursors):", "if False:"),
     ),
     "rebuilt with the holds of the plan before": (
         InCode(
@@ -93,6 +94,16 @@ MUTANTS: dict[str, Mutant] = {
             "_on_todays_counters(subscriptions.get(request.grant.subscription), request)",
             "request.hold_of_all",
         ),
+    ),
+    "rebuilt without the other gateways": (InCode(Peers, "gather", "if gateway.name != self.name]", "if False]"),),
+    "a gateway that does not answer is left out": (
+        InCode(Peers, "_ask", "if gateway.is_live:\n        raise", "if False:\n        raise"),
+    ),
+    "who answers does not mind what is rebuilt from it": (
+        InCode(Peers, "pending", "if question.is_rebuild:", "if question.is_rebuild and question.asker == self.name:"),
+    ),
+    "a token for an account that is loaded": (
+        InScript(rebuild, "BEGIN", "if redis.call('HGET', KEYS[2], 'gen') == ARGV[4] then", "if false then"),
     ),
     "rebuilt without a token": (
         InScript(rebuild, "LOAD", "if redis.call('GET', KEYS[3]) ~= ARGV[2] then return -1 end", ""),
@@ -104,7 +115,7 @@ MUTANTS: dict[str, Mutant] = {
     "no intents": (InCode(Admission, "_send", "self._spool.append(intents)", "pass"),),
     "nobody notes who was let in": (InCode(Admission, "_settle_answers", "if records:", "if False:"),),
     "an unknown outcome is not taken back": (
-        InCode(Admission, "_retract", "self._settlements.take_back(ticket.call.rid, ticket.terms.account)", "pass"),
+        InCode(Admission, "_close", "self._settlements.take_back(rid, account)", "pass"),
     ),
     "nobody sweeps": (InCode(Sweeper, "sweep", "for request in self._index.open_requests():", "for request in ():"),),
     "the sweeper gives back what is being asked": (

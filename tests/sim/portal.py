@@ -1,16 +1,27 @@
 """The portal, in memory: a ledger with the real semantics, the accounts' documents, and their publisher.
 
 The ledger keeps the first quantity that it is told for (account, rid, meter), its cursors are absolute and only rise,
-and both change in one instant. An account's state is its sums and the cursors of one instant.
+and both change in one instant. An account's state is its sums and the cursors of one instant. Every gateway is live: to
+go on without one that is lost is a bounded loss by decision, and none of the protocol's.
 """
 
 import asyncio
+from collections.abc import Iterable
 from functools import cache
 from random import Random
 
 from farebox.v1 import layout
 from farebox.v1.entitlements_pb2 import Account
-from farebox.v1.usage_pb2 import AccountState, CounterValue, Receipt, UsageBatch, UsageEvent
+from farebox.v1.usage_pb2 import (
+    AccountState,
+    CounterValue,
+    Gateway,
+    Heartbeat,
+    HeartbeatReceipt,
+    Receipt,
+    UsageBatch,
+    UsageEvent,
+)
 from farebox_plugin.records import Unavailable
 from farebox_portal.entitlements import publish
 from sim.link import EPOCH_MS, Process, Server
@@ -23,16 +34,20 @@ WINDOWS = 20  # longer than any world lasts
 class Portal:
     """Ledger, documents, publisher. `limits`: account -> quota id -> limit; the quota `extra.*` comes and goes."""
 
-    def __init__(self, server: Server, random: Random, limits: dict[str, dict[str, int]]) -> None:
+    def __init__(
+        self, server: Server, random: Random, limits: dict[str, dict[str, int]], gateways: tuple[str, ...]
+    ) -> None:
         self.is_up = True
         self.is_smooth = False  # no lost receipts, no crashes of the publisher
         self.rows: dict[tuple[str, str, str], int] = {}
         self.flags: dict[tuple[str, str], tuple[str, ...]] = {}
         self._admitted_at_ms: dict[str, int] = {}
         self._cursors: dict[str, int] = {}
+        self.retired = 0
         self._server = server
         self._random = random
         self._limits = limits
+        self._gateways = gateways
         self._version = dict.fromkeys(limits, 1)
         self._has_extra = dict.fromkeys(limits, False)
         self._noted: dict[str, tuple[int, bool]] = {}  # account -> (version, has extra) last noted as published
@@ -76,10 +91,10 @@ class Portal:
             noted = self._noted.get(account)
             if is_complete and noted is not None and noted[0] == version:
                 continue
-            rebuild = noted is None or noted[1] != self._has_extra[account]
+            same = noted[0] if noted is not None and noted[1] == self._has_extra[account] else ""
             names = (layout.counters(account), layout.account(account))
             document = self.document(account).SerializeToString()
-            self._server.execute("EVAL", publish._PUBLISH, 2, *names, version, document, "1" if rebuild else "0")
+            self._server.execute("EVAL", publish._PUBLISH, 2, *names, version, document, same)
             if self.is_smooth or self._random.random() < 0.7:  # else it died before it noted what it had done
                 self._noted[account] = (version, self._has_extra[account])
         self._server.execute("SET", layout.DIRECTORY, self._server.generation)
@@ -101,9 +116,14 @@ class Portal:
         self._cursors[batch.spool] = max(self._cursors.get(batch.spool, 0), batch.end)
         return Receipt(spool=batch.spool, end=self._cursors[batch.spool], accepted=accepted)
 
+    def retire(self, spools: Iterable[str]) -> None:
+        for spool in spools:
+            self.retired += self._cursors.pop(spool, None) is not None
+
     def state(self, account: str) -> AccountState:
         document = self.document(account)
-        state = AccountState(account=document.SerializeToString(), cursors=self._cursors)
+        gateways = [Gateway(name=name, is_live=True) for name in self._gateways]
+        state = AccountState(account=document.SerializeToString(), cursors=self._cursors, gateways=gateways)
         quotas = {quota.id for quota in document.subscriptions[0].quotas}
         sums: dict[tuple[str, int], int] = {}
         for (owner, rid, meter), quantity in self.rows.items():
@@ -140,11 +160,17 @@ class Client:
             raise Unavailable("the receipt was lost")
         return receipt
 
-    async def account_state(self, account: str) -> tuple[Account, AccountState]:
+    async def account_state(self, account: str, gateway: str) -> tuple[Account, AccountState]:
         await self._travel()
         state = self._portal.state(account)
         await self._travel()
         return Account.FromString(state.account), state
+
+    async def beat(self, heartbeat: Heartbeat) -> HeartbeatReceipt:
+        await self._travel()
+        self._portal.retire(heartbeat.retired)
+        await self._travel()
+        return HeartbeatReceipt()
 
     async def _travel(self) -> None:
         self._process.check()

@@ -23,15 +23,19 @@ from rig.valkey import Valkey
 from sim.link import Server
 from sim.loop import VirtualLoop
 from sim.mutants import MUTANTS, applied
-from sim.world import World
+from sim.world import World, is_stormy
 
 
-def run_seed(seed: int, server_path: Path, steps: int = 110) -> World:
+def run_seed(seed: int, server_path: Path, steps: int = 100) -> World:
     """One world, from its first request to its checked accounts."""
     folder = Path(tempfile.mkdtemp(prefix="fbs-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     server = Server(server_path)
     try:
-        with _spools_in_any_order(Random(seed)), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        with (
+            _spools_in_any_order(Random(seed)),
+            _usage_kept_for(0.0 if is_stormy(seed) else Random(seed).choice((0.0, 0.3, index.KEEP_SHIPPED_S))),
+            asyncio.Runner(loop_factory=VirtualLoop) as runner,
+        ):
             world = World(seed, server, folder, steps)
             runner.run(world.run())
         return world
@@ -58,6 +62,20 @@ def _spools_in_any_order(random: Random) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _usage_kept_for(kept_s: float) -> Iterator[None]:
+    """What is shipped is forgotten sooner than in earnest, and deleted spools are retired while the world still lasts.
+
+    Whoever asks with an older view of the ledger must be told so.
+    """
+    before = index.KEEP_SHIPPED_S, index.FORGOTTEN_REMEMBERED_S, index.RETIRE_AFTER_S
+    index.KEEP_SHIPPED_S, index.FORGOTTEN_REMEMBERED_S, index.RETIRE_AFTER_S = kept_s, 3.0, kept_s + 4.0
+    try:
+        yield
+    finally:
+        index.KEEP_SHIPPED_S, index.FORGOTTEN_REMEMBERED_S, index.RETIRE_AFTER_S = before
+
+
+@contextlib.contextmanager
 def own_valkey() -> Iterator[Valkey]:
     with tempfile.TemporaryDirectory(prefix="fbs-") as folder, Valkey(Path(folder), append_only=False) as valkey:
         yield valkey
@@ -78,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--start", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=110)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--mutant", choices=sorted(MUTANTS))
     parser.add_argument("--verbose", action="store_true", help="every violation of every seed")
     arguments = parser.parse_args()

@@ -1,5 +1,5 @@
-"""One seed: clients, Envoy and an upstream in front of the real protocol code, with everything failing; then peace, and
-the accounts are checked.
+"""One seed: clients, two gateways and an upstream around the real protocol code, with everything failing; then peace,
+and the accounts are checked.
 
 The upstream is the oracle. It knows which requests were let through, so what was admitted is not asked of the code
 under test. While the world runs, every request that is let through must fit every limit in force at its decision (I1).
@@ -29,14 +29,22 @@ from sim.host import ORPHAN_AFTER_S, Chronicle, Keeper, Worker
 from sim.link import Faults, Killed, Server, virtual_ms
 from sim.portal import Portal, fields_of
 
-WORKERS = 3
+GATEWAYS = ("g0", "g1")
+WORKERS = 2
 ENVOY_WAITS_S = 0.5
+CROSSINGS = 6
 ACCOUNTS = ("a0", "a1")
 POLICIES = (
     Policy("one", {"calls": 1}),
     Policy("three", {"calls": 3}),
     Policy("text", {"calls": 1, "tokens": "usage.totalTokens"}, reserve={"tokens": "5"}),
 )
+
+
+def is_stormy(seed: int) -> bool:
+    """Each tenth world: emptied all the time, on a network that is slow rather than broken. Rebuilds cross everything,
+    and one another."""
+    return seed % 10 == 4
 
 
 @dataclass
@@ -56,7 +64,7 @@ class World:
     seed: int
     server: Server
     folder: Path
-    steps: int = 110
+    steps: int = 100
     violations: list[str] = field(default_factory=list)
     counts: Tally[str] = field(default_factory=Tally)
 
@@ -65,12 +73,14 @@ class World:
         # Some worlds have a good network and some a bad one.
         bad = self.random.choice((0.0, 0.005, 0.03))
         self.faults = Faults(lost=bad, late=bad, unheard=bad)
+        if is_stormy(self.seed):
+            self.faults = Faults(lost=0.0, late=0.08, unheard=0.0, slow=0.12)
         self.limits = {account: self._draw_limits() for account in ACCOUNTS}
-        self.portal = Portal(self.server, self.random, self.limits)
+        self.portal = Portal(self.server, self.random, self.limits, GATEWAYS)
         self.chronicle = Chronicle()
         self.let_in: dict[str, LetIn] = {}
-        self.keeper: Keeper | None = None
-        self._is_calm = False
+        self.keepers: dict[str, Keeper] = {}
+        self._is_calm = self._is_over = False
         self._boot = 0
         self._streams = count(1)
         self._clients: set[asyncio.Task[None]] = set()
@@ -88,7 +98,9 @@ class World:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unhandled)
         publishing = asyncio.ensure_future(self.portal.keep_published())
-        self._start_keeper()
+        for gateway in GATEWAYS:
+            (self.folder / gateway).mkdir()
+            self._start_keeper(gateway)
         for _ in range(self.steps):
             await asyncio.sleep(0.08 * self.random.random())
             self._step()
@@ -98,6 +110,8 @@ class World:
             await self._calm_down()
             self._check_ledger()
             self._check_counters()
+            if is_stormy(self.seed):
+                await self._cross_rebuilds()
             for account in ACCOUNTS:
                 await self._fill_up(account)
         publishing.cancel()
@@ -114,8 +128,10 @@ class World:
             return
         kinds: dict[str, int] = {
             "kill_worker": 12, "kill_keeper": 2, "flush": 2, "restart": 1, "save": 6, "fail_over": 2, "server": 3,
-            "portal": 6, "change": 6, "change_plan": 3, "drop": 6, "cut": 2,
+            "portal": 6, "change": 6, "change_plan": 3, "drop": 6, "cut": 2, "deafen": 3, "storm": 2,
         }  # fmt: skip
+        if is_stormy(self.seed):
+            kinds |= {"storm": 30, "flush": 10, "change_plan": 10}
         kind = self.random.choices(list(kinds), list(kinds.values()))[0]
         if draw < 0.75 + self._fault_rate:
             self.counts[kind] += 1
@@ -136,32 +152,48 @@ class World:
             worker.process.kill()
 
     def _kill_keeper(self) -> None:
-        if self.keeper is None or not self.keeper.process.is_alive:
+        keeper = self._any_keeper()
+        if not keeper.process.is_alive:
             return
         how = self.random.choice(("", "", "torn", "after"))
         if how:
-            self.keeper.process.dies_at_append = how
+            keeper.process.dies_at_append = how
         else:
-            self.keeper.process.kill()
+            keeper.process.kill()
 
-    def _keeper_died(self) -> None:
+    def _keeper_died(self, keeper: Keeper) -> None:
         """Its workers see the end of their pipe and leave; a new one may be there before they have."""
-        assert self.keeper is not None
+        if self._is_over:
+            return
         loop = asyncio.get_running_loop()
-        for worker in self.keeper.workers.values():
+        for worker in keeper.workers.values():
             loop.call_later(0.3 * self.random.random(), worker.process.kill)
-        loop.call_later(0.1 + self.random.random(), self._start_keeper)
+        loop.call_later(0.1 + self.random.random(), self._start_keeper, keeper.gateway)
 
-    def _start_keeper(self) -> None:
+    def _start_keeper(self, gateway: str) -> None:
         self._boot += 1
-        self.keeper = Keeper(
-            self._boot, WORKERS, self.server, self.portal, self.random, self.faults, self.folder, self.chronicle,
-            lambda fault: self._violate("crash", repr(fault)),
+        keeper = Keeper(
+            gateway, self._boot, WORKERS, self.server, self.portal, self.random, self.faults, self.folder / gateway,
+            self.chronicle, lambda fault: self._violate("crash", repr(fault)),
         )  # fmt: skip
-        self.keeper.process.died.append(self._keeper_died)
+        keeper.process.died.append(lambda: self._keeper_died(keeper))
+        self.keepers[gateway] = keeper
+
+    def _any_keeper(self) -> Keeper:
+        return self.keepers[self.random.choice(GATEWAYS)]
 
     def _flush(self) -> None:
         self.server.flush()
+
+    def _storm(self) -> None:
+        """Emptied again and again, and plans change meanwhile: while some rebuild, others have rebuilt already."""
+        loop = asyncio.get_running_loop()
+        for _ in range(5):
+            loop.call_later(self.random.random(), self.server.flush)
+            loop.call_later(self.random.random(), self._change_plan)
+
+    def _deafen(self) -> None:
+        self._any_keeper().link.deafen(self.random.choice((0.5, 3.0)) * self.random.random())
 
     def _restart(self) -> None:
         self.server.stop()
@@ -202,10 +234,10 @@ class World:
 
     # Envoy and its clients.
 
-    def _any_worker(self, other_than: Worker | None = None) -> Worker | None:
-        if self.keeper is None:
-            return None
-        live = [each for each in self.keeper.workers.values() if each.process.is_alive]
+    def _any_worker(self, gateway: str = "", other_than: Worker | None = None) -> Worker | None:
+        """A live worker of this gateway, by default of any; the other one, if there is another."""
+        keepers = [self.keepers[gateway]] if gateway else self.keepers.values()
+        live = [each for keeper in keepers for each in keeper.workers.values() if each.process.is_alive]
         return self.random.choice([each for each in live if each is not other_than] or live or [None])  # type: ignore[list-item]
 
     async def _client(self) -> None:
@@ -213,13 +245,14 @@ class World:
         await self._request(account, policy)
 
     async def _request(self, account: str, policy: Policy) -> Decision | None:
-        """One request through Envoy, which asks a second worker when the first does not answer."""
+        """One request through a gateway's Envoy, which asks a second worker when the first does not answer."""
+        gateway = self.random.choice(GATEWAYS)
         at_ms = virtual_ms()
         call = Call(make_rid(at_ms, str(next(self._streams))), at_ms, policy.key, "key", None, "/", "", False)
         decision, asked, tries = None, None, 0
         for _ in range(2):
             tries += 1
-            asked = self._any_worker(other_than=asked)
+            asked = self._any_worker(gateway, other_than=asked)
             if asked is None:
                 await asyncio.sleep(0.05)
                 continue
@@ -228,7 +261,7 @@ class World:
                 break
         self.counts["none" if decision is None else _name(decision)] += 1
         if isinstance(decision, Admitted):
-            self._spawn(self._upstream(call, account, policy, decision, tries))
+            self._spawn(self._upstream(gateway, call, account, policy, decision, tries))
         return decision
 
     async def _ask(self, worker: Worker, call: Call, account: str, policy: Policy) -> Decision | None:
@@ -257,8 +290,10 @@ class World:
             is_abandoned = True
             return None
 
-    async def _upstream(self, call: Call, account: str, policy: Policy, decision: Admitted, tries: int) -> None:
-        """It is let in. Its end reaches some worker, perhaps two, perhaps none."""
+    async def _upstream(
+        self, gateway: str, call: Call, account: str, policy: Policy, decision: Admitted, tries: int
+    ) -> None:
+        """It is let in. Its end reaches some worker of the gateway, perhaps two, perhaps none."""
         held = {meter: 5 if isinstance(rule, str) else rule for meter, rule in policy.meters.items()}
         used = {meter: self.random.randint(0, 5) if meter == "tokens" else units for meter, units in held.items()}
         status = 200 if self._is_calm else self.random.choice((200, 200, 200, 500))
@@ -276,7 +311,7 @@ class World:
         reports = 1 if self._is_calm else self.random.choice((1,) * 17 + (2, 2, 0))
         for _ in range(reports):
             await asyncio.sleep(0.3 * self.random.random())
-            worker = self._any_worker()
+            worker = self._any_worker(gateway)
             if worker is not None:
                 worker.settlements.settle([Settlement(grant, status, used)])
 
@@ -308,6 +343,9 @@ class World:
             process.link.heal()
             process.process.dies_at_append = ""
         await asyncio.sleep(ORPHAN_AFTER_S + 4.0)
+        await self._come_to_rest()
+
+    async def _come_to_rest(self) -> None:
         while self._clients:
             await asyncio.wait(list(self._clients))
         for _ in range(40):
@@ -317,17 +355,29 @@ class World:
         self._violate("stuck", "the plugin did not come to rest")
 
     def _processes(self) -> list[Any]:
-        assert self.keeper is not None
-        return [self.keeper, *self.keeper.workers.values()]
+        return [part for keeper in self.keepers.values() for part in (keeper, *keeper.workers.values())]
 
     def _is_quiet(self) -> bool:
-        keeper = self.keeper
-        assert keeper is not None
-        return (
-            keeper.index.open_count == 0
-            and keeper.index.unshipped_count == 0
-            and all(process.settlements.is_idle for process in self._processes())
-        )
+        return all(
+            keeper.index.open_count == 0 and keeper.index.unshipped_count == 0 for keeper in self.keepers.values()
+        ) and all(process.settlements.is_idle for process in self._processes())
+
+    async def _cross_rebuilds(self) -> None:
+        """Nothing fails any more but the server's memory: requests cross rebuilds, and rebuilds one another."""
+        for _ in range(CROSSINGS):
+            self.faults.slow = 0.12
+            flushes = self.random.choice((1, 1, 4))
+            for number in range(60):
+                if number >= 40 and flushes:
+                    self.server.flush()
+                    flushes -= 1
+                    await asyncio.sleep(0.06 * self.random.random())
+                self._spawn(self._client())
+                await asyncio.sleep(0.004 * self.random.random())
+            self.faults.slow = 0.0
+            await asyncio.sleep(3.0)  # the sweeper looks twice a second, and what it says is on its way for a second
+            await self._come_to_rest()
+            self._check_counters()
 
     def _check_ledger(self) -> None:
         ledger: dict[str, dict[str, int]] = {}
@@ -424,10 +474,14 @@ class World:
         return total
 
     def _end(self) -> None:
+        self._is_over = True
+        self.counts["retired"] += self.portal.retired
+        for keeper in self.keepers.values():
+            self.counts["behind"] += keeper.peers.counts["behind"]
+            self.counts["answered"] += keeper.peers.counts["answered"]
         for process in self._processes():
             if process.link.faults_seen:
                 self._violate("script", str(process.link.faults_seen[0]))
-            process.process.died.pop() if process is self.keeper else None
             process.process.kill()
 
     def _violate(self, what: str, words: str) -> None:

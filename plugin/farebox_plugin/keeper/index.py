@@ -5,11 +5,14 @@ One request may appear in several spools: Envoy asks worker 0, which dies; asks 
 So every spool has its own *claim* on an open request, and ends are remembered for a while.
 
 `Index` is fed by `catch_up` and does not wait for anything: a rebuild calls it in the same breath as it computes.
+
+Usage that the ledger has is kept for some seconds longer (`KEEP_SHIPPED_S`): whoever rebuilds an account, here or on
+another gateway, compares it with a view of the ledger that was taken a moment ago, and which may not have it yet. Who
+comes with an older view is told so (`is_behind`).
 """
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,13 @@ from farebox_plugin.spool import ALLOWED, CLOSED, HELD, INTENT, SETTLED, VOID, F
 
 # How long an end is remembered for a beginning that is read later. Both are on disk within one request's admission.
 END_REMEMBERED_S = 15.0
+# As long as a rebuild may take (rebuild.TOKEN_TTL_MS), so that a view of the ledger is hardly ever too old.
+KEEP_SHIPPED_S = 10.0
+# How long it is known what was forgotten. Longer than any view of the ledger is used; but not for ever: a ledger that
+# was restored from a backup will never have it again.
+FORGOTTEN_REMEMBERED_S = 30.0
+# When nobody can have a view of the ledger any more for which a deleted spool's cursor matters.
+RETIRE_AFTER_S = 60.0
 
 
 @dataclass(slots=True)
@@ -63,13 +73,14 @@ class Index:
         self._ended: dict[tuple[str, str], Ended] = {}
         self.touched: set[str] = set()  # accounts in use since somebody took this
         self._frames: dict[str, deque[tuple[int, list[bytes]]]] = {}
-        self._unshipped: dict[str, dict[str, deque[tuple[int, UsageEvent]]]] = {}  # account -> spool -> (end, event)
+        self._unshipped: dict[str, dict[str, deque[tuple[int, bytes]]]] = {}  # account -> spool -> (end, event)
         # account, rid, spool -> when that was read, and whether a rebuild may have held it
         self._given_up: dict[tuple[str, str, str], tuple[float, bool]] = {}
         self._early_holds: dict[tuple[str, str], tuple[float, str]] = {}
         self._is_new = True  # until everything that was written before us has been read
-        self._views = 0  # of the ledger that somebody is about to compare with this
-        self._to_forget: list[tuple[str, str, int]] = []  # account, spool, end
+        self._to_forget: deque[tuple[float, str, str, int]] = deque()  # shipped at, account, spool, end
+        self._forgotten: dict[str, tuple[float, int]] = {}  # spool -> when, and up to where
+        self._deleted: dict[str, tuple[float, int]] = {}  # spool -> when, and where it ended
 
     @property
     def open_count(self) -> int:
@@ -122,29 +133,30 @@ class Index:
         touched, self.touched = sorted(self.touched), set()
         return touched
 
-    def unshipped_of(self, account: str, cursors: dict[str, int]) -> list[UsageEvent]:
+    def unshipped_of(self, account: str, cursors: Mapping[str, int]) -> list[UsageEvent]:
         """The account's usage behind the ledger's cursors (a spool that is missing there is at 0), each request once.
 
         What two feeds settled at once stands in two spools; the ledger has it as soon as one of them is shipped.
         """
         found: dict[str, UsageEvent] = {}
         for spool, events in self._unshipped.get(account, {}).items():
-            for end, event in events:
+            for end, payload in events:
+                if end <= cursors.get(spool, 0):
+                    continue
+                event = UsageEvent.FromString(payload)
                 ended = self._ended.get((account, event.rid))
-                copies = ended.sources if ended is not None else [(spool, end)]
-                if all(behind > cursors.get(source, 0) for source, behind in [*copies, (spool, end)]):
+                copies = ended.sources if ended is not None else []
+                if all(behind > cursors.get(source, 0) for source, behind in copies):
                     found.setdefault(event.rid, event)
         return list(found.values())
 
-    @contextmanager
-    def viewing_ledger(self) -> Iterator[None]:
-        """While a view of the ledger is on its way, what is shipped meanwhile stays: it is not in that view."""
-        self._views += 1
-        try:
-            yield
-        finally:
-            self._views -= 1
-            self._forget_shipped()
+    def is_behind(self, cursors: Mapping[str, int]) -> bool:
+        """Whether usage behind these cursors was forgotten, because the ledger has it meanwhile."""
+        return any(end > cursors.get(spool, 0) for spool, (_, end) in self._forgotten.items())
+
+    def pending_accounts(self) -> set[str]:
+        """The accounts with open requests or with usage that the ledger may not have."""
+        return self._open.keys() | self._unshipped.keys()
 
     def catch_up(self, at: float) -> None:
         """Read everything that stands in the spools at this moment. Raises SpoolDamaged."""
@@ -172,14 +184,24 @@ class Index:
             batch += events
         return end, batch
 
-    def shipped(self, spool: str, end: int) -> None:
+    def shipped(self, spool: str, end: int, at: float) -> None:
         """The ledger has this spool up to `end`."""
         self._shipped[spool] = max(self._shipped.get(spool, 0), end)
         frames = self._frames.get(spool)
         while frames and frames[0][0] <= end:
-            for raw in frames.popleft()[1]:
-                self._to_forget.append((UsageEvent.FromString(raw).account_id, spool, end))
-        self._forget_shipped()
+            frame_end, events = frames.popleft()
+            for account in {UsageEvent.FromString(raw).account_id for raw in events}:
+                self._to_forget.append((at, account, spool, frame_end))
+
+    def forget_shipped(self, at: float) -> None:
+        """Forget usage that the ledger has had for long enough."""
+        while self._to_forget and self._to_forget[0][0] <= at - KEEP_SHIPPED_S:
+            _, account, spool, end = self._to_forget.popleft()
+            self._forget_unshipped(account, spool, end)
+            self._forgotten[spool] = (at, max(end, self._forgotten.get(spool, (at, 0))[1]))
+        for spool, (forgotten_at, _) in list(self._forgotten.items()):
+            if forgotten_at < at - FORGOTTEN_REMEMBERED_S:
+                del self._forgotten[spool]
 
     def forget_ends(self, before: float) -> None:
         """Forget ends that were read before this time. Ends are in the order of their reading."""
@@ -199,18 +221,28 @@ class Index:
                 return
             del self._ended[key]
 
-    def forget_spool(self, spool: str) -> None:
+    def forget_spool(self, spool: str, at: float) -> None:
         """Its files are gone."""
         self._readers.pop(spool, None)
         self._frames.pop(spool, None)
         self._from.pop(spool, None)
-        self._shipped.pop(spool, None)
+        self._deleted[spool] = (at, self._shipped.pop(spool, 0))
+
+    def retirable(self, at: float) -> list[str]:
+        """Deleted spools whose cursor in the ledger nobody will ask for any more."""
+        return [spool for spool, (deleted_at, _) in self._deleted.items() if deleted_at <= at - RETIRE_AFTER_S]
+
+    def retired(self, spools: list[str]) -> None:
+        """The ledger has dropped their cursors."""
+        for spool in spools:
+            self._deleted.pop(spool, None)
 
     def checkpoint(self) -> dict[str, Any]:
         """All of this but the unshipped usage, which stands in the spools behind `shipped`; as JSON."""
         return {
             "positions": {spool: reader.position for spool, reader in self._readers.items()},
             "shipped": self._shipped,
+            "deleted": {spool: end for spool, (_, end) in self._deleted.items()},
             "open": [
                 [each.grant.rid, each.grant.account, each.grant.subscription, each.grant.key, each.grant.policy,
                  each.hold, each.claims]
@@ -224,8 +256,12 @@ class Index:
 
     def restore(self, document: dict[str, Any], at: float) -> None:
         """Go on from a checkpoint. Before the first `catch_up`."""
-        self._from = dict(document["positions"])
-        self._shipped = dict(document["shipped"])
+        there = segments(self._directory).keys()
+        ends = {**dict.fromkeys(document["positions"], 0), **document["shipped"], **document.get("deleted", {})}
+        self._from = {spool: position for spool, position in document["positions"].items() if spool in there}
+        self._shipped = {spool: end for spool, end in document["shipped"].items() if spool in there}
+        self._forgotten = {spool: (at, end) for spool, end in ends.items() if end}
+        self._deleted = {spool: (at, end) for spool, end in ends.items() if spool not in there}
         for *identity, hold, claims in document["open"]:
             grant = Grant(*identity)
             self._open.setdefault(grant.account, {})[grant.rid] = OpenRequest(grant, hold, at, dict(claims), True)
@@ -244,7 +280,7 @@ class Index:
                 if frame.end > self._shipped.get(spool, 0):
                     events.append(record.body)
                     by_spool = self._unshipped.setdefault(event.account_id, {})
-                    by_spool.setdefault(spool, deque()).append((frame.end, event))
+                    by_spool.setdefault(spool, deque()).append((frame.end, record.body))
                 ended = self._ended.get(identity)
                 if is_known:
                     continue
@@ -276,6 +312,7 @@ class Index:
             elif not found.is_allowed:
                 found.hold = fields[5]
             found.claims.setdefault(spool, False)
+            self._given_up.pop((account, rid, spool), None)  # it was asked again, and may let it in this time
             if (early := self._early_holds.pop((account, rid), None)) is not None:
                 found.hold = early[1]
         elif record.kind == HELD:
@@ -303,12 +340,6 @@ class Index:
             if not requests:
                 del self._open[account]
         self._ended[(account, rid)] = ended
-
-    def _forget_shipped(self) -> None:
-        if not self._views:
-            for account, spool, end in self._to_forget:
-                self._forget_unshipped(account, spool, end)
-            self._to_forget.clear()
 
     def _forget_unshipped(self, account: str, spool: str, end: int) -> None:
         by_spool = self._unshipped.get(account)

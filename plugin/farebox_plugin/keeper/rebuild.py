@@ -1,10 +1,12 @@
 """Ledger + spools -> an account's admission state in Valkey.
 
-    claim a token -> the ledger's view (sums and cursors, one transaction) -> the spools up to this moment -> LOAD
+    claim a token -> the ledger's view (sums and cursors, one transaction) -> the spools of all gateways -> LOAD
 
-The order matters. What was settled after the ledger's view stands behind its cursors in a spool, and the spools are
-read after the view: nothing falls between, and nothing counts twice. LOAD is refused if somebody else loaded meanwhile,
-or if the server is another one than the one the token was claimed on.
+The order matters. A token is given only for an account that is not loaded, and that it stays until LOAD: the spools
+cannot miss what is admitted after they were read. What was settled after the ledger's view stands behind its cursors in
+a spool, and the spools are read after the view: nothing falls between, and nothing counts twice. LOAD is refused if the
+token is no longer ours, or if the server is another one than the one it was claimed on. How the other gateways are
+asked: peers.py.
 """
 
 import asyncio
@@ -17,11 +19,12 @@ from farebox.v1 import layout
 from farebox.v1.entitlements_pb2 import Account
 from farebox.v1.usage_pb2 import AccountState, UsageEvent
 from farebox_plugin.directory import read_account
-from farebox_plugin.keeper.index import Index, OpenRequest
+from farebox_plugin.keeper.index import OpenRequest
+from farebox_plugin.keeper.peers import Peers
 from farebox_plugin.keeper.portal import Portal
-from farebox_plugin.link import Link, StoreFault
+from farebox_plugin.link import Elsewhere, Link, StoreFault
 from farebox_plugin.records import Unavailable
-from farebox_plugin.scripts import BEGIN, LOAD
+from farebox_plugin.scripts import BEGIN, LOAD, RELEASE
 from farebox_plugin.terms import Subscription, counter_at, held_units
 
 log = structlog.get_logger()
@@ -94,11 +97,10 @@ def _on_counters(subscription: Subscription | None, event: UsageEvent) -> list[t
 class Rebuilder:
     """Rebuilds accounts, each once at a time."""
 
-    def __init__(self, link: Link, index: Index, portal: Portal, host: str) -> None:
+    def __init__(self, link: Link, peers: Peers, portal: Portal) -> None:
         self._link = link
-        self._index = index
+        self._peers = peers
         self._portal = portal
-        self._host = host
         self._running: dict[str, asyncio.Task[bytes]] = {}
         self.rebuilt_count = 0
 
@@ -117,29 +119,40 @@ class Rebuilder:
             task.exception()  # everybody who asked may have gone; then nobody else looks at it
 
     async def _load(self, account: str) -> bytes:
-        token = f"{self._host}/{secrets.token_hex(8)}"
+        token = f"{self._peers.name}/{secrets.token_hex(8)}"
         try:
-            for _ in range(ATTEMPTS_MAX):
-                generation = self._link.generation
-                claimed = await self._link.ask_script(
-                    BEGIN, [layout.rebuild_token(account)], [token, f"{self._host}/", TOKEN_TTL_MS]
-                )
-                if claimed != 1:
-                    await asyncio.sleep(WAIT_S)
-                    continue
-                with self._index.viewing_ledger():
-                    message, state = await self._portal.account_state(account)
-                    self._index.catch_up(asyncio.get_running_loop().time())
-                    unshipped = self._index.unshipped_of(account, dict(state.cursors))
-                    open_requests = self._index.open_of(account)
-                for request in open_requests:
-                    request.is_rebuilt = True
-                rebuilt = admission_state(message, state, unshipped, open_requests)
-                if await self._put(account, generation, token, message.version, state.account, rebuilt) >= 0:
-                    return state.account
+            return await self._load_with(token, account)
+        except Unavailable:
+            # Perhaps another gateway can; it need not wait until the token expires.
+            self._link.run(RELEASE, [layout.rebuild_token(account)], [token], lambda reply: None)
+            raise
         except StoreFault as fault:
             log.error("rebuild_refused", account=account, reason=str(fault))
             raise Unavailable(str(fault)) from fault
+
+    async def _load_with(self, token: str, account: str) -> bytes:
+        for _ in range(ATTEMPTS_MAX):
+            generation = self._link.server_of(layout.counters(account)).generation
+            try:
+                claimed: int | bytes = await self._link.ask_script(
+                    BEGIN,
+                    [layout.rebuild_token(account), layout.counters(account), layout.account(account)],
+                    [token, f"{self._peers.name}/", TOKEN_TTL_MS, generation],
+                )
+            except Elsewhere:  # its slot has another master now, or is about to have one
+                claimed = 0
+            if isinstance(claimed, bytes):
+                return claimed
+            if claimed != 1:
+                await asyncio.sleep(WAIT_S)
+                continue
+            message, state = await self._portal.account_state(account, self._peers.name)
+            pending = await self._peers.gather(account, state, is_rebuild=True)
+            if pending is None or self._link.server_of(layout.counters(account)).generation != generation:
+                continue
+            rebuilt = admission_state(message, state, pending.unshipped, pending.open_requests)
+            if await self._put(account, generation, token, message.version, state.account, rebuilt) >= 0:
+                return state.account
         raise Unavailable("somebody else keeps rebuilding this account")
 
     async def _put(

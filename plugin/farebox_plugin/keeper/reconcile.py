@@ -1,8 +1,9 @@
 """Valkey's counters and holds against the truth: the ledger, and what the spools have beyond it.
 
 The truth is the one a rebuild would put into place (rebuild.admission_state). The two are compared while the account is
-quiet: looked at before and after the truth was read, and unchanged between. One difference is none even then: a request
-whose end stands in the spool, and whose SETTLE is on its way, is still held.
+quiet: looked at before and after the truth was read, and unchanged between. Two differences are none even then: a
+request whose end stands in the spool, and whose SETTLE is on its way, is still held; and one that only an intent is
+known of is not held when it was refused, or is to be admitted yet.
 
 What differs is put right by a rebuild, which is fenced: it cannot undo what happens meanwhile.
 """
@@ -17,6 +18,7 @@ import structlog
 from farebox.v1 import layout
 from farebox.v1.entitlements_pb2 import Account
 from farebox_plugin.keeper.index import Index
+from farebox_plugin.keeper.peers import Peers
 from farebox_plugin.keeper.portal import Portal
 from farebox_plugin.keeper.rebuild import AdmissionState, Rebuilder, admission_state
 from farebox_plugin.link import Link
@@ -29,7 +31,6 @@ log = structlog.get_logger()
 INTERVAL_S = 60.0
 QUIET_TRIES = 5
 QUIET_WAIT_S = 0.3
-SCAN_COUNT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,10 @@ def drifts(
         for field, (meter, units) in held_units(hold).items():
             expected[field] = expected.get(field, 0) + units - ended[rid].get(meter, 0)
     for rid in truth.holds.keys() - look.holds.keys():
+        if truth.holds[rid].startswith("?"):
+            for field, (_, units) in held_units(truth.holds[rid]).items():
+                expected[field] -= units
+            continue
         yield Drift(f"hold {rid}", 1, 0)
     for field in sorted((expected.keys() | look.counters.keys()) & current):
         wanted, found = expected.get(field, 0), look.counters.get(field, 0)
@@ -97,9 +102,10 @@ def drifts(
 class Reconciler:
     """Compares accounts; repairs them if asked to."""
 
-    def __init__(self, link: Link, index: Index, portal: Portal, rebuilder: Rebuilder) -> None:
+    def __init__(self, link: Link, index: Index, peers: Peers, portal: Portal, rebuilder: Rebuilder) -> None:
         self._link = link
         self._index = index
+        self._peers = peers
         self._portal = portal
         self._rebuilder = rebuilder
         self.counts: Tally[str] = Tally()
@@ -134,28 +140,19 @@ class Reconciler:
 
     async def accounts(self) -> AsyncIterator[str]:
         """Every account that Valkey knows."""
-        cursor: bytes | int = 0
-        while True:
-            pattern = layout.counters("*")
-            cursor, keys = await self._link.ask("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
-            for key in keys:
-                yield key.decode()[len("fb:{") : -len("}:c")]
-            if int(cursor) == 0:
-                return
+        async for key in self._link.scan(layout.counters("*")):
+            yield key.decode()[len("fb:{") : -len("}:c")]
 
     async def _compare(self, account: str) -> Finding:
         for _ in range(QUIET_TRIES):
             before = await self._look(account)
-            if before.generation != self._link.generation:
+            if before.generation != self._link.server_of(layout.counters(account)).generation:
                 return Finding(account, "unloaded")
-            with self._index.viewing_ledger():
-                message, state = await self._portal.account_state(account)
-                self._index.catch_up(asyncio.get_running_loop().time())
-                unshipped = self._index.unshipped_of(account, dict(state.cursors))
-            truth = admission_state(message, state, unshipped, self._index.open_of(account))
-            ended = self._index.ended_of(account)
-            if await self._look(account) == before:
-                found = tuple(drifts(before, truth, ended, current_counters(message)))
+            message, state = await self._portal.account_state(account, self._peers.name)
+            pending = await self._peers.gather(account, state, is_rebuild=False, holds=before.holds)
+            if pending is not None and await self._look(account) == before:
+                truth = admission_state(message, state, pending.unshipped, pending.open_requests)
+                found = tuple(drifts(before, truth, pending.ended, current_counters(message)))
                 return Finding(account, "drift" if found else "right", found)
             await asyncio.sleep(QUIET_WAIT_S)
         return Finding(account, "busy")

@@ -6,7 +6,6 @@ import fcntl
 import os
 import secrets
 import signal
-import socket
 from collections import Counter as Tally
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,8 +15,10 @@ import structlog
 
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.keeper.index import Index
+from farebox_plugin.keeper.membership import Membership, read_identity
+from farebox_plugin.keeper.peers import Peers
 from farebox_plugin.keeper.portal import Portal
-from farebox_plugin.keeper.rebuild import Rebuilder
+from farebox_plugin.keeper.rebuild import TOKEN_TTL_MS, Rebuilder
 from farebox_plugin.keeper.reconcile import Finding, Reconciler
 from farebox_plugin.keeper.ship import Shipper
 from farebox_plugin.keeper.supervise import Supervisor, WorkerPlan
@@ -51,22 +52,26 @@ class _Keeper:
     def __init__(self, settings: Settings, listen: str, workers: int) -> None:
         self._settings = settings
         self._socket = keeper_socket(listen)
-        self._host = _host_name()
+        identity = read_identity(settings.spool_dir, settings.gateway_name)
         boot = secrets.token_hex(4)
-        self._own_spool = f"{self._host}.{boot}.keeper"
+        self._own_spool = f"{identity.name}.{boot}.keeper"
         self._index = Index(settings.spool_dir)
         self._link = Link(settings.redis_url)
         self._portal = Portal(settings.portal_url, settings.plugin_token.get_secret_value())
-        self._rebuilder = Rebuilder(self._link, self._index, self._portal, self._host)
+        self._peers = Peers(self._link, self._index, identity.name)
+        self._rebuilder = Rebuilder(self._link, self._peers, self._portal)
         self._shipper = Shipper(self._index, self._portal)
-        self._reconciler = Reconciler(self._link, self._index, self._portal, self._rebuilder)
+        self._reconciler = Reconciler(self._link, self._index, self._peers, self._portal, self._rebuilder)
         self._writer = SpoolWriter(settings.spool_dir, self._own_spool)
         self._settlements = Settlements(
             self._link, self._writer, RecentUse(), self._rebuilder.load, owner=self._own_spool
         )
         plans = [WorkerPlan(number, worker_address(listen, number)) for number in range(workers)]
-        self._supervisor = Supervisor(plans, self._socket, f"{self._host}.{boot}", self._worker_died)
+        self._supervisor = Supervisor(plans, self._socket, f"{identity.name}.{boot}", self._worker_died)
         self._sweeper = Sweeper(self._index, self._settlements, self._live_spools, settings.orphan_after_s)
+        self._membership = Membership(
+            self._portal, self._index, settings.spool_dir, identity, boot, self._rebuild_pending
+        )
         self._worker_counts: dict[str, dict[str, dict[str, int]]] = {}
 
     async def run(self) -> int:
@@ -74,6 +79,7 @@ class _Keeper:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._supervisor.reload)
         self._restore()
         try:
             self._index.catch_up(loop.time())
@@ -82,6 +88,34 @@ class _Keeper:
         await self._link.open()
         if self._link.fault is not None:
             raise SettingsError(f"FAREBOX_REDIS_URL: {self._link.fault}")
+        self._peers.listen()
+        if not await self._joined(stop):
+            await self._close()
+            return 0
+        failed = await self._serve_until(stop)
+        await self._deliver_last()
+        if failed is None:
+            await self._membership.leave()
+        await self._close()
+        if failed is not None:
+            log.error("keeper_failed", exc_info=failed)
+            return 1
+        return 0
+
+    async def _joined(self, stop: asyncio.Event) -> bool:
+        """Whether the portal knows of us; else it is time to stop. Raises SettingsError."""
+        joining, stopping = asyncio.create_task(self._membership.join()), asyncio.create_task(stop.wait())
+        await asyncio.wait([joining, stopping], return_when=asyncio.FIRST_COMPLETED)
+        for task in (joining, stopping):
+            task.cancel()
+        await asyncio.gather(joining, stopping, return_exceptions=True)
+        if joining.cancelled():
+            return False
+        joining.result()
+        return True
+
+    async def _serve_until(self, stop: asyncio.Event) -> BaseException | None:
+        """Everything runs, until it is time to stop or a part fails; what it failed with."""
         _remove(self._socket)
         _note_address(self._settings.spool_dir, self._socket)
         server = await asyncio.start_unix_server(self._serve, self._socket)
@@ -93,27 +127,26 @@ class _Keeper:
             asyncio.create_task(self._writer.keep_synced(lambda fault: stop.set())),
             asyncio.create_task(self._keep_checkpoint()),
             asyncio.create_task(self._reconciler.run()),
+            asyncio.create_task(self._membership.run()),
         ]
         stopping = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait([stopping, supervising, *background], return_when=asyncio.FIRST_COMPLETED)
-        failed = next((task for task in done if task is not stopping and task.exception() is not None), None)
+        faults = [fault for task in done if (fault := task.exception()) is not None]
         supervising.cancel()
         await asyncio.gather(supervising, return_exceptions=True)
-        for task in background:
+        for task in (*background, stopping):
             task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
-        await self._deliver_last()
+        await asyncio.gather(*background, stopping, return_exceptions=True)
         server.close()
         _remove(self._socket)
         if metrics is not None:
             metrics.shutdown()
+        return faults[0] if faults else None
+
+    async def _close(self) -> None:
         await self._link.close()
         await self._portal.close()
         self._writer.close()
-        if failed is not None:
-            log.error("keeper_failed", exc_info=failed.exception())
-            return 1
-        return 0
 
     def _live_spools(self) -> set[str]:
         return self._supervisor.live_spools
@@ -121,14 +154,29 @@ class _Keeper:
     def _worker_died(self, _: int) -> None:
         self._sweeper.worker_died(asyncio.get_running_loop().time())
 
+    def _rebuild_pending(self) -> None:
+        """Others may have rebuilt accounts without what we have of them; or are about to, with what they gathered."""
+        accounts = self._index.pending_accounts()
+
+        def distrust() -> None:
+            for account in accounts:
+                self._settlements.distrust(account)
+
+        distrust()
+        if accounts:
+            asyncio.get_running_loop().call_later(TOKEN_TTL_MS / 1000, distrust)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One line asks: a worker for `load ACCOUNT`, or to note its counters (`stats SPOOL JSON`); an operator for
+        """One line asks: a worker for `load ACCOUNT`, or to note its counters (`stats SPOOL JSON`), or that it serves
+        (`serves SPOOL`); an operator for
         `reconcile ACCOUNT|*`, `repair ACCOUNT|*` or `rebuild ACCOUNT|*`."""
         try:
             verb, _, rest = (await reader.readline()).strip().partition(b" ")
             if verb == b"stats":
                 spool, _, document = rest.partition(b" ")
                 self._worker_counts[spool.decode()] = orjson.loads(document)
+            elif verb == b"serves":
+                self._supervisor.serves(rest.decode())
             elif verb == b"load":
                 writer.write(await self._load(rest.decode()))
                 await writer.drain()
@@ -200,7 +248,7 @@ class _Keeper:
                 if end <= done_to and not (is_last and spool in live):
                     segment.unlink()
                     if is_last:
-                        self._index.forget_spool(spool)
+                        self._index.forget_spool(spool, asyncio.get_running_loop().time())
 
     async def _deliver_last(self) -> None:
         """The workers are gone: what they wrote is delivered if the portal takes it now, else after the next start."""
@@ -218,6 +266,7 @@ class _Keeper:
         totals["ship"] = self._shipper.counts
         totals["sweep"] = self._sweeper.counts
         totals["reconcile"] = self._reconciler.counts
+        totals["peers"] = self._peers.counts
         return Gauges(
             totals=totals,
             workers=self._supervisor.live_count,
@@ -265,8 +314,3 @@ def lock_spool_dir(directory: Path) -> int:
         os.close(lock)
         raise SettingsError(f"FAREBOX_SPOOL_DIR: another plugin already uses {directory}") from None
     return lock
-
-
-def _host_name() -> str:
-    name = "".join(c if c.isalnum() or c == "-" else "-" for c in socket.gethostname())[:40]
-    return name or "host"

@@ -39,7 +39,7 @@ class Shipper:
                 while (batch := self._index.next_batch(spool, EVENTS_MAX)) is not None:
                     end, events = batch
                     receipt = await self._portal.store_usage(UsageBatch(spool=spool, end=end, events=events))
-                    self._index.shipped(spool, receipt.end)
+                    self._index.shipped(spool, receipt.end, asyncio.get_running_loop().time())
                     self.counts["shipped"] += len(events)
                     self.counts["quarantined"] += receipt.quarantined
         except Unavailable as fault:

@@ -72,6 +72,7 @@ class Sweeper:
         self._take_back(self._looked_at, rebuilt=True)
         self._looked_at = at
         self._index.forget_ends(at - END_REMEMBERED_S)
+        self._index.forget_shipped(at)
 
     def worker_died(self, at: float) -> None:
         """What it had written but perhaps not yet told Valkey is told again; SETTLE applies to open holds only."""

@@ -69,7 +69,7 @@ class _UnaryReply:
         left_s = self._context.time_remaining()
         return left_s is not None and left_s < TOO_LATE_S
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, unread: Callable[[], None] | None = None) -> None:
         if not self.outcome.done():
             self.outcome.set_result(message)
 

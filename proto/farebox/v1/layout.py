@@ -3,14 +3,24 @@
 ==========================  ======  ====================================================================================
 key                         type    content
 ==========================  ======  ====================================================================================
-``fb:key:<digest>``         string  ``KeyRecord``; digest = hex SHA-256 of the API key (keyed with the pepper if set)
-``fb:policies``             string  ``Policies``
+``fb:key:{<d>}:<digest>``   string  ``KeyRecord``; digest = hex SHA-256 of the API key (keyed with the pepper if set), and
+                                    d its first digit
+``fb:policies:{0}``         string  ``Policies``
 ``fb:directory``            string  the generation for which every key record, account and policy was published
+``fb:directory:{<d>}``      string  on a cluster instead, for each digit d: the generation for which the key records of
+                                    this d (of 0: the policies too), and all accounts of that node, were published
 ``fb:{<account>}:e``        string  ``Account``
 ``fb:{<account>}:c``        hash    admission state: ``gen``, ``ver``, counters, rate-limit clocks (below)
 ``fb:{<account>}:o``        hash    open holds by rid, and tombstones of the last seconds
 ``fb:{<account>}:t``        string  rebuild token
 ==========================  ======  ====================================================================================
+
+===============================  =====================================================================================
+channel                          message
+===============================  =====================================================================================
+``fb:gateway:<name>:questions``  ``PendingQuestion``: what does this gateway have that the ledger does not?
+``fb:gateway:<name>:answers``    ``PendingAnswer`` to a question that this gateway asked
+===============================  =====================================================================================
 
 Fields of ``c``
     ``gen``      generation of the server that this hash was loaded into; anything else than the caller's means: rebuild
@@ -31,18 +41,35 @@ the amount that was held (every count meter) touches no counter at all. At rest 
 equal the ledger.
 
 All keys of one account share the hash tag ``{<account>}``: one script call checks all its limits, on any cluster shard.
+Each sixteenth of the key records shares a slot with the mark that says whether it is complete: so one read at one node
+says "nobody's key", and a node that has lost its memory cannot say it of another's.
 
 A *generation* names one incarnation of a Valkey server: restart, failover and failback each give another one. Account
 state and key directory that carry another generation are rebuilt before they are believed; so FLUSHALL, a lost AOF tail
 and the promotion of a lagging replica cost a rebuild, never a wrong decision.
 """
 
-POLICIES = "fb:policies"
+POLICIES = "fb:policies:{0}"
 DIRECTORY = "fb:directory"
+PARTS = "0123456789abcdef"
+"""The parts of the directory on a cluster. The policies belong to the first."""
 
 
 def api_key(digest: str) -> str:
-    return f"fb:key:{digest}"
+    return f"fb:key:{{{digest[0]}}}:{digest}"
+
+
+def directory_part(part: str) -> str:
+    """The mark of one part of the directory; for a key's digest, its first digit."""
+    return f"{DIRECTORY}:{{{part}}}"
+
+
+def questions(gateway: str) -> str:
+    return f"fb:gateway:{gateway}:questions"
+
+
+def answers(gateway: str) -> str:
+    return f"fb:gateway:{gateway}:answers"
 
 
 def account(account_id: str) -> str:

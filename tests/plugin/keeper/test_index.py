@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from farebox.v1.usage_pb2 import UsageEvent
-from farebox_plugin.keeper.index import Index
+from farebox_plugin.keeper.index import FORGOTTEN_REMEMBERED_S, KEEP_SHIPPED_S, RETIRE_AFTER_S, Index
+from farebox_plugin.keeper.rebuild import TOKEN_TTL_MS
 from farebox_plugin.spool import ALLOWED, CLOSED, INTENT, VOID, SpoolWriter, record, settled_record
 
 HOLD = "w0;5;v:sub1/api.P1M@0|api|1"
@@ -104,7 +105,8 @@ def test_unshipped_usage_is_what_lies_behind_the_cursor(tmp_path: Path) -> None:
     for done, end in enumerate([0, *ends]):
         found = index.unshipped_of("acct1", {"w0": end})
         assert [each.rid for each in found] == [f"r{number}" for number in range(done, 5)]
-    index.shipped("w0", ends[2])
+    index.shipped("w0", ends[2], 0.0)
+    index.forget_shipped(KEEP_SHIPPED_S)
     assert [each.rid for each in index.unshipped_of("acct1", {})] == ["r3", "r4"]
     assert index.unshipped_count == 4
     writer.close()
@@ -122,11 +124,11 @@ def test_a_batch_is_whole_frames_and_ends_where_the_ledger_can_stand(tmp_path: P
     batch = index.next_batch("w0", 7)
     assert batch is not None
     assert (batch[0], len(batch[1])) == (ends[1], 6)
-    index.shipped("w0", ends[1])
+    index.shipped("w0", ends[1], 0.0)
     batch = index.next_batch("w0", 1)
     assert batch is not None
     assert (batch[0], len(batch[1])) == (ends[2], 3), "a frame that is larger than the batch still goes"
-    index.shipped("w0", ends[3])
+    index.shipped("w0", ends[3], 0.0)
     assert index.next_batch("w0", 7) is None
 
 
@@ -153,7 +155,7 @@ def test_a_restart_from_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path
     index.catch_up(0.0)
     for name in "abc":
         if (batch := index.next_batch(name, 2)) is not None and random_.random() < 0.5:
-            index.shipped(name, batch[0])
+            index.shipped(name, batch[0], 0.0)
     successor = Index(tmp_path)
     successor.restore(index.checkpoint(), 0.0)
     for spool, one in steps[cut:]:
@@ -183,13 +185,66 @@ def rids(index: Index, cursors: dict[str, int]) -> list[str]:
     return [event.rid for event in index.unshipped_of("acct1", cursors)]
 
 
-def test_what_is_shipped_while_the_ledgers_view_is_on_its_way_is_not_forgotten(tmp_path: Path) -> None:
+def test_what_was_shipped_a_moment_ago_still_counts_for_an_older_view_of_the_ledger(tmp_path: Path) -> None:
     index = index_of(tmp_path, {"w0": [intent("r"), allowed("r"), event("r")]})
     end = index.position("w0")
-    with index.viewing_ledger():  # of before the delivery
-        index.shipped("w0", end)
-        assert rids(index, {}) == ["r"]
+    index.shipped("w0", end, 100.0)
+    index.forget_shipped(100.0 + KEEP_SHIPPED_S - 0.1)
+    assert rids(index, {}) == ["r"]
+    assert rids(index, {"w0": end}) == []
+    assert not index.is_behind({})
+
+
+def test_who_comes_with_a_view_from_before_what_was_forgotten_is_behind(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [intent("r"), allowed("r"), event("r")]})
+    end = index.position("w0")
+    index.shipped("w0", end, 100.0)
+    index.forget_shipped(100.0 + KEEP_SHIPPED_S)
     assert rids(index, {}) == []
+    assert index.is_behind({})
+    assert index.is_behind({"w0": end - 1})
+    assert not index.is_behind({"w0": end})
+    # A ledger that came back from a backup is behind for ever: it is believed in the end.
+    index.forget_shipped(100.0 + KEEP_SHIPPED_S + FORGOTTEN_REMEMBERED_S + 0.1)
+    assert not index.is_behind({})
+
+
+def test_after_a_restart_a_view_from_before_the_last_delivery_is_behind(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [event("r")], "w1": [event("x")]})
+    ends = {spool: index.position(spool) for spool in ("w0", "w1")}
+    for spool, end in ends.items():
+        index.shipped(spool, end, 0.0)
+    document = json.loads(json.dumps(index.checkpoint()))
+    next(tmp_path.glob("w1.*.seg")).unlink()  # delivered and deleted, and then the keeper died
+    again = Index(tmp_path)
+    again.restore(document, 1.0)
+    again.catch_up(1.0)
+    assert again.spools == ["w0"]
+    assert not again.is_behind(ends)
+    for spool in ends:
+        assert again.is_behind(ends | {spool: ends[spool] - 1}), spool
+
+
+def test_a_deleted_spool_is_retired_when_no_view_can_need_its_cursor_any_more(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [event("r")], "w1": [event("x")]})
+    for spool in ("w0", "w1"):
+        index.shipped(spool, index.position(spool), 0.0)
+        next(tmp_path.glob(f"{spool}.*.seg")).unlink()
+    index.forget_spool("w0", 10.0)
+    again = Index(tmp_path)  # the keeper dies before it has noted that it deleted w1 as well
+    again.restore(json.loads(json.dumps(index.checkpoint())), 20.0)
+    assert again.retirable(20.0 + RETIRE_AFTER_S - 0.1) == []
+    assert sorted(again.retirable(20.0 + RETIRE_AFTER_S)) == ["w0", "w1"]
+    again.retired(["w0"])
+    assert again.retirable(20.0 + RETIRE_AFTER_S) == ["w1"]
+    once_more = Index(tmp_path)
+    once_more.restore(json.loads(json.dumps(again.checkpoint())), 90.0)
+    assert once_more.retirable(90.0 + RETIRE_AFTER_S) == ["w1"], "not told yet, so not forgotten"
+
+
+def test_nothing_is_retired_that_somebody_may_still_ask_for() -> None:
+    assert RETIRE_AFTER_S > KEEP_SHIPPED_S + FORGOTTEN_REMEMBERED_S
+    assert KEEP_SHIPPED_S * 1000 >= TOKEN_TTL_MS, "what a rebuild may need is there for as long as the rebuild may take"
 
 
 def test_after_a_restart_recent_usage_still_counts(tmp_path: Path) -> None:
@@ -205,6 +260,19 @@ def test_usage_that_stands_in_two_spools_is_in_the_ledger_as_soon_as_one_is_ship
     assert rids(index, {}) == ["r"]
     for spool in ("w0", "w1"):
         assert rids(index, {spool: index.position(spool)}) == []
+
+
+def test_what_a_worker_gave_up_and_was_asked_about_again_is_not_given_up(tmp_path: Path) -> None:
+    """Envoy may have found no other worker, and this one may have let it in at the second try."""
+    index = index_of(tmp_path, {"w0": [intent("r"), closed("r")], "w1": [intent("r"), closed("r")]})
+    assert sorted(spool for _, _, spool in index.given_up_since(0.0, rebuilt=False)) == ["w0", "w1"]
+    writer = SpoolWriter(tmp_path / "again", "w0")
+    writer.append([intent("r"), closed("r"), intent("r"), allowed("r")])
+    writer.close()
+    again = Index(tmp_path / "again")
+    again.catch_up(0.0)
+    assert again.given_up_since(0.0, rebuilt=False) == []
+    assert [each.is_allowed for each in again.open_of("acct1")] == [True]
 
 
 def test_what_a_worker_gave_up_is_remembered_and_whether_a_rebuild_held_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from builders.plugin import START_MS, Part, a_call_of, an_account, ask, settled
 from farebox.v1 import layout
+from farebox_plugin.keeper.peers import Peers
 from farebox_plugin.keeper.rebuild import AdmissionState
 from farebox_plugin.keeper.reconcile import Drift, Look, Reconciler, drifts
 from farebox_plugin.records import Grant, Settlement
@@ -30,6 +31,10 @@ HOLD = f"w0;5;{FIELD}|api_requests|3"
         # Nobody knows of it: a leak.
         ({FIELD: 3}, {"r": HOLD}, ({FIELD: 0}, {}), {}, [Drift("hold r", 0, 1), Drift(FIELD, 0, 3)]),
         ({FIELD: 0}, {}, ({FIELD: 3}, {"r": HOLD}), {}, [Drift("hold r", 1, 0), Drift(FIELD, 3, 0)]),
+        # An intent: refused, or not admitted yet. Held or not, it is none of a leak.
+        ({FIELD: 7}, {}, ({FIELD: 10}, {"r": "?" + HOLD}), {}, []),
+        ({FIELD: 10}, {"r": HOLD}, ({FIELD: 10}, {"r": "?" + HOLD}), {}, []),
+        ({FIELD: 8}, {}, ({FIELD: 10}, {"r": "?" + HOLD}), {}, [Drift(FIELD, 7, 8)]),
         # A period long gone is nobody's business.
         ({layout.counter_field("sub1", "api_requests.P1M", 5): 9}, {}, ({}, {}), {}, []),
     ],
@@ -41,7 +46,8 @@ def test_what_differs(
 
 
 def reconciler(part: Part) -> Reconciler:
-    return Reconciler(part.link, part.index, part.ledger, part.rebuilder)  # type: ignore[arg-type]
+    peers = Peers(part.link, part.index, "host")
+    return Reconciler(part.link, part.index, peers, part.ledger, part.rebuilder)  # type: ignore[arg-type]
 
 
 async def test_one_unit_of_drift_is_found_and_repaired(part: Part) -> None:

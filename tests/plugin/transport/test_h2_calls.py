@@ -155,6 +155,25 @@ def test_a_reset_closes_a_stream_before_anything_else_happens(peer: Peer) -> Non
     assert peer.listeners[0].closed_count == 1
 
 
+def test_a_reset_that_crosses_an_answer_says_that_it_was_not_read(peer: Peer) -> None:
+    unread: list[int] = []
+    peer.send(peer.call(3), peer.call(5), peer.call(7))
+    for stream_id, (_, reply) in zip((3, 5, 7), peer.asked, strict=True):
+        reply.send(b"yes", lambda stream_id=stream_id: unread.append(stream_id))  # type: ignore[misc]
+    peer.send(*(frames.rst_stream(stream_id, frames.CANCEL) for stream_id in (5, 5, 7)))
+    assert unread == [5, 7]
+
+
+def test_an_answer_that_the_peer_has_no_room_for_is_not_read_either_when_it_resets_the_call() -> None:
+    unread: list[bool] = []
+    peer = Peer()
+    peer.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 3}), peer.call(1))
+    ((_, reply),) = peer.asked
+    reply.send(b"more than fits", lambda: unread.append(True))
+    peer.send(frames.rst_stream(1, frames.CANCEL))
+    assert unread == [True]
+
+
 def test_a_servicer_that_fails_ends_its_stream_alone(peer: Peer) -> None:
     peer.send(data_frame(1, grpc(b"fail")))
     assert (peer.status(), peer.listeners[0].closed_count) == ("13", 1)

@@ -92,6 +92,10 @@ class Owner(Protocol):
         """RST_STREAM, and `Call.cancel`."""
         ...
 
+    def answered(self, call: "Call", unread: Callable[[], None]) -> None:
+        """Call `unread` if a reset of this call crosses its answer."""
+        ...
+
 
 class Call(Outgoing):
     """One call. Its connection tells it what comes (`take`), and when it is over (`cancel`, `give_up`)."""
@@ -187,9 +191,11 @@ class UnaryCall(Call):
     def is_abandoned(self) -> bool:
         return self.is_over or (self._deadline is not None and self._deadline - self._owner.clock() < TOO_LATE_S)
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, unread: Callable[[], None] | None = None) -> None:
         if not self._may_answer():
             return
+        if unread is not None:
+            self._owner.answered(self, unread)
         try:
             self._owner.sending.answer(self, message)
         except StreamFault as fault:

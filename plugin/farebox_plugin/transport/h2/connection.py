@@ -81,6 +81,7 @@ CONTINUATIONS_MAX = 8
 PATIENCE_FRAMES = 2000
 PATIENCE_PER_S = 200.0
 _ENDED_EARLY_MAX = 4096
+_ANSWERED_MAX = 4096  # a reset that crosses an answer comes within milliseconds
 _SOCKET_BUFFER_BYTES = 1024 * 1024
 _DRAIN_PING = b"fareboxd"
 
@@ -148,6 +149,7 @@ class Connection(asyncio.Protocol):
         self._last_id = 0  # the highest stream the peer has opened
         self._final_id = STREAM_ID_MAX  # those above are not served any more
         self._ended_early: dict[int, None] = {}  # we have ended them, and the peer may not know yet
+        self._answered: dict[int, Callable[[], None]] = {}
         self._window = CONNECTION_WINDOW
         self._is_draining = False
         self._is_closed = False
@@ -419,6 +421,11 @@ class Connection(asyncio.Protocol):
         if self._calls.get(call.id) is call:
             self._reset(call.id, code)
 
+    def answered(self, call: Call, unread: Callable[[], None]) -> None:
+        if len(self._answered) >= _ANSWERED_MAX:
+            del self._answered[next(iter(self._answered))]
+        self._answered[call.id] = unread
+
     def _remember(self, stream_id: int) -> None:
         if len(self._ended_early) >= _ENDED_EARLY_MAX:
             del self._ended_early[next(iter(self._ended_early))]
@@ -433,9 +440,16 @@ class Connection(asyncio.Protocol):
         self._check_not_idle(stream_id)
         self._ended_early.pop(stream_id, None)
         call = self._calls.pop(stream_id, None)
+        unread = self._answered.pop(stream_id, None)
         if call is not None:
             call.cancel()
             self._close_if_drained()
+        if unread is not None:
+            # A peer that has read the end of our answer has no stream left that it could reset (5.1).
+            try:
+                unread()
+            except Exception:
+                log.exception("unary_call_failed")
 
     def _on_window_update(self, _: int, stream_id: int, payload: bytes) -> None:
         increment = read_word(payload, "WINDOW_UPDATE") & STREAM_ID_MAX

@@ -1,11 +1,11 @@
-"""The plugin's connection to Valkey: pipelined, batched by its callers, and never retrying by itself.
+"""One Valkey server: pipelined commands over a connection that is remade whenever it is lost. Never a retry by itself.
 
 A retry belongs to who knows the request id: a library that repeats a command after a lost reply turns one admission
 into two. So a command whose reply did not come is reported as `Unavailable` (its outcome is unknown), the connection is
 dropped, and another one is made in the background.
 
 GET and MGET are tracked by the server (RESP3 client-side caching): when a key that was read so changes, `invalidated`
-is called before any later reply on the same connection. Losing the connection invalidates everything.
+is called before any later reply on the same connection. A connection that is made anew invalidates everything.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ import hashlib
 import ssl
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote
 
 import hiredis
 import structlog
@@ -35,6 +36,8 @@ _UNAVAILABLE = ("LOADING", "READONLY", "MISCONF", "BUSY", "OOM", "MASTERDOWN", "
 _NOTHING = object()
 # What these read is remembered by whoever asks (directory.py), so the server is to tell when it changes.
 CACHED = ("GET", "MGET")
+# What is read where a slot is moving to cannot be tracked (ASKING must be the last word before a command).
+UNTRACKED_FOR_S = 1.0
 
 Reply = Any  # bytes | int | list | None
 Done = Callable[[Reply | Exception], None]
@@ -42,6 +45,18 @@ Done = Callable[[Reply | Exception], None]
 
 class StoreFault(Exception):
     """The server refused a command for a reason that waiting does not mend: a fault in a script or in our use of it."""
+
+
+class Elsewhere(Unavailable):
+    """This node of a cluster did not run the command: the key's slot is another one's, or (ASK) moving there now."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        kind, slot, address = text.split(" ")[:3]
+        host, _, port = address.rpartition(":")
+        self.is_moving = kind == "ASK"
+        self.slot = int(slot)
+        self.host, self.port = host, int(port)
 
 
 class Script:
@@ -119,26 +134,38 @@ def _fault(error: Exception) -> Exception:
     text = str(error)
     if text.startswith("NOSCRIPT"):
         return error
+    if text.startswith(("MOVED ", "ASK ")):
+        return Elsewhere(text)
     return Unavailable(text) if text.startswith(_UNAVAILABLE) else StoreFault(text)
 
 
 _CACHE_NEXT = _pack(("CLIENT", "CACHING", "YES"))
+_ASKING = _pack(("ASKING",))
 
 
 def _nobody(_: Reply | Exception) -> None:
     """Waits for this reply."""
 
 
-class Link:
-    """A connection that is remade whenever it is lost."""
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told what a server says by itself."""
 
-    def __init__(self, url: str, invalidated: Callable[[list[bytes] | None], None] = lambda keys: None) -> None:
-        self.generation = ""  # of the server at the other end; "" while there is none
+    invalidated: Callable[[list[bytes] | None], None]  # these keys changed; None: all may have
+    heard: Callable[[bytes, bytes], None]  # channel, message
+    changed: Callable[["Server"], None]  # it can be asked now, or it cannot any more
+
+
+class Server:
+    """One server, or one node of a cluster."""
+
+    def __init__(self, url: SplitResult, listener: Listener) -> None:
+        self.generation = ""  # which incarnation it is; "" while it is not connected, or a replica
+        self.is_cluster = False
         self.fault: StoreFault | None = None  # why the last attempt to connect was refused for good
-        self._url = urlsplit(url)
-        self._invalidated = invalidated
+        self._url = url
+        self._listener = listener
         self._connection: _Connection | None = None
-        self._channels: dict[str, Callable[[bytes], None]] = {}
         self._clock_offset_ms = 0.0
         self._wake = asyncio.Event()
         self._closed = False
@@ -148,6 +175,14 @@ class Link:
     def is_up(self) -> bool:
         return self._connection is not None
 
+    @property
+    def host(self) -> str:
+        return self._url.hostname or "127.0.0.1"
+
+    @property
+    def port(self) -> int:
+        return self._url.port or 6379
+
     async def open(self) -> None:
         """Connect; keeps trying in the background when the first attempt fails."""
         try:
@@ -156,22 +191,24 @@ class Link:
             self.fault = fault
         except (OSError, Unavailable, TimeoutError):
             pass
+        if self._closed:  # meanwhile
+            self.drop()
+            return
         self._task = asyncio.create_task(self._stay_connected())
 
     async def close(self) -> None:
         self._closed = True
+        self.drop()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._connection is not None:
-            self._connection.close()
 
-    def server_now_ms(self) -> float:
+    def now_ms(self) -> float:
         """The server's clock, as seen from here: scripts bound their own lateness by it."""
         return asyncio.get_running_loop().time() * 1000 + self._clock_offset_ms
 
-    def heard_server_time(self, now_ms: int) -> None:
+    def heard_time(self, now_ms: int) -> None:
         self._clock_offset_ms = now_ms - asyncio.get_running_loop().time() * 1000
 
     def call(self, arguments: tuple[bytes | str | int, ...], done: Done) -> None:
@@ -182,6 +219,17 @@ class Link:
         if arguments[0] in CACHED:
             self._connection.send(_CACHE_NEXT, _nobody)
         self._connection.send(_pack(arguments), done)
+
+    def call_asking(self, arguments: tuple[bytes | str | int, ...], done: Done) -> None:
+        """A command about a slot that is moving here."""
+        if self._connection is None:
+            asyncio.get_running_loop().call_soon(done, Unavailable("no connection to Valkey"))
+            return
+        self._connection.send(_ASKING, _nobody)
+        self._connection.send(_pack(arguments), done)
+        if arguments[0] in CACHED:
+            read = [key if isinstance(key, bytes) else str(key).encode() for key in arguments[1:]]
+            asyncio.get_running_loop().call_later(UNTRACKED_FOR_S, self._listener.invalidated, read)
 
     def run(self, script: Script, keys: list[str], arguments: list[bytes | str | int], done: Done) -> None:
         """EVALSHA, loading the script first where the server does not know it."""
@@ -198,14 +246,10 @@ class Link:
 
     async def ask(self, *arguments: bytes | str | int, timeout_s: float = 1.0) -> Reply:
         """A command whose reply is awaited. Raises Unavailable or StoreFault."""
-        return await _awaited(lambda done: self.call(arguments, done), timeout_s)
+        return await awaited(lambda done: self.call(arguments, done), timeout_s)
 
-    async def ask_script(self, script: Script, keys: list[str], arguments: list[bytes | str | int]) -> Reply:
-        return await _awaited(lambda done: self.run(script, keys, arguments, done), 1.0)
-
-    def subscribe(self, channel: str, heard: Callable[[bytes], None]) -> None:
-        """Hear what is published on this channel from now on; what is said while there is no connection is missed."""
-        self._channels[channel] = heard
+    def subscribe(self, channel: str) -> None:
+        """On the connection of this moment."""
         if self._connection is not None:
             self._connection.subscribe(channel)
 
@@ -214,6 +258,10 @@ class Link:
         if self._connection is not None:
             self._connection.close()
 
+    @property
+    def _name(self) -> str:
+        return self._url.path if self._url.scheme == "unix" else f"{self.host}:{self.port}"
+
     async def _check_identity(self) -> None:
         """Drop a connection whose server is not the one it was greeted by, or that does not answer any more."""
         try:
@@ -221,32 +269,30 @@ class Link:
         except (Unavailable, StoreFault):
             self.drop()
             return
-        if self._connection is not None and (info["role"] != "master" or layout.generation(info) != self.generation):
-            log.warning("valkey_changed_identity", role=info["role"])
+        if self._connection is not None and _incarnation(info) != self.generation:
+            log.warning("valkey_changed_identity", server=self._name, role=info["role"])
             self.drop()
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
 
         def protocol() -> _Connection:
-            return _Connection(self._invalidated, self._on_message, self._on_lost)
+            return _Connection(self._listener.invalidated, self._listener.heard, self._on_lost)
 
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             if self._url.scheme == "unix":
                 _, connection = await loop.create_unix_connection(protocol, self._url.path)
             else:
                 context = ssl.create_default_context() if self._url.scheme == "rediss" else None
-                host, port = self._url.hostname or "127.0.0.1", self._url.port or 6379
-                _, connection = await loop.create_connection(protocol, host, port, ssl=context)
+                _, connection = await loop.create_connection(protocol, self.host, self.port, ssl=context)
             try:
                 await self._greet(connection)
             except BaseException:
                 connection.close()
                 raise
-        self._invalidated(None)
+        self._listener.invalidated(None)
         self._connection = connection
-        for channel in self._channels:
-            connection.subscribe(channel)
+        self._listener.changed(self)
 
     async def _greet(self, connection: _Connection) -> None:
         def ask(*arguments: bytes | str) -> asyncio.Future[Reply]:
@@ -265,21 +311,20 @@ class Link:
             raise StoreFault(
                 "Valkey's maxmemory-policy must be noeviction: evicting a counter lets requests past a limit"
             )
-        if info.get("role") != "master":
+        self.is_cluster = info.get("cluster_enabled") == "1"
+        # A cluster's replica can say who the masters are.
+        if info.get("role") != "master" and not self.is_cluster:
             raise Unavailable("READONLY: this Valkey is a replica")
         seconds, micros = await ask("TIME")
-        self.heard_server_time(int(seconds) * 1000 + int(micros) // 1000)
-        self.generation = layout.generation(info)
-
-    def _on_message(self, channel: bytes, message: bytes) -> None:
-        self._channels[channel.decode()](message)
+        self.heard_time(int(seconds) * 1000 + int(micros) // 1000)
+        self.generation = _incarnation(info)
 
     def _on_lost(self, connection: _Connection) -> None:
         if connection is self._connection:
             self._connection = None
             self.generation = ""
-            self._invalidated(None)
             self._wake.set()
+            self._listener.changed(self)
 
     async def _stay_connected(self) -> None:
         attempt = 0
@@ -297,11 +342,11 @@ class Link:
             try:
                 await self._connect()
                 if reported:
-                    log.info("valkey_connected", generation=self.generation)
+                    log.info("valkey_connected", server=self._name, generation=self.generation)
                 reported = False
             except (OSError, Unavailable, StoreFault, TimeoutError) as fault:
                 if not reported:
-                    log.warning("valkey_unavailable", reason=str(fault) or type(fault).__name__)
+                    log.warning("valkey_unavailable", server=self._name, reason=str(fault) or type(fault).__name__)
                     reported = True
                 await asyncio.sleep(RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)])
                 attempt += 1
@@ -322,12 +367,17 @@ def _future(send: Callable[[Done], None]) -> asyncio.Future[Reply]:
     return future
 
 
-async def _awaited(send: Callable[[Done], None], timeout_s: float) -> Reply:
+async def awaited(send: Callable[[Done], None], timeout_s: float) -> Reply:
     try:
         async with asyncio.timeout(timeout_s):
             return await _future(send)
     except TimeoutError:
         raise Unavailable("Valkey did not answer in time") from None
+
+
+def _incarnation(info: dict[str, str]) -> str:
+    """Nothing that a replica holds is believed."""
+    return layout.generation(info) if info["role"] == "master" else ""
 
 
 def _parse_info(info: bytes | str) -> dict[str, str]:
