@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from farebox_portal import health, problems
+from farebox_portal import audit, health, problems
 from farebox_portal.auth import Credentials, Parts
 from farebox_portal.body_limit import BodyLimit
 from farebox_portal.catalog.routes import router as catalog
@@ -13,7 +13,10 @@ from farebox_portal.entitlements.routes import router as entitlements
 from farebox_portal.metrics import Metrics
 from farebox_portal.request_log import RequestLog
 from farebox_portal.settings import Settings
+from farebox_portal.subscriptions.change_routes import change_router
+from farebox_portal.subscriptions.clock_routes import router as test_clock
 from farebox_portal.subscriptions.routes import router as subscriptions
+from farebox_portal.usage.access import used_share
 from farebox_portal.usage.routes import router as usage
 
 _DESCRIPTION = """
@@ -38,6 +41,8 @@ def create_app(settings: Settings, engine: Engine, clock: Clock) -> FastAPI:
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestLog, metrics=app.state.metrics)  # added last is outermost
     problems.install(app)
-    for router in (health.router, catalog, customers, subscriptions, usage, entitlements):
+    for router in (catalog, customers, subscriptions, change_router(used_share), test_clock):
+        app.include_router(router, dependencies=[audit.NotesCaller])
+    for router in (health.router, usage, entitlements, audit.router):
         app.include_router(router)
     return app

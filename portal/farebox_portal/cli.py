@@ -4,6 +4,8 @@ Imports stand inside the commands: SQL and web frameworks take a second to load,
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -120,19 +122,80 @@ def seed(as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.
     """Write demo data: meters, plans, policies, and a customer on each plan. Safe to repeat."""
     import json
 
-    from farebox_portal.clock import SystemClock
+    from farebox_portal.audit import acting
     from farebox_portal.db import transaction
     from farebox_portal.seed import seed as write
+    from farebox_portal.testclock import portal_clock
 
     settings, engine = _open()
-    with transaction(engine) as session:
-        seeded = write(session, settings, SystemClock().now())
+    now = portal_clock(settings, engine).now()
+    with acting("command:seed", now), transaction(engine) as session:
+        seeded = write(session, settings, now)
     if as_json:
         shown = {name: {"email": one.email, "apiKey": one.api_key} for name, one in seeded.items()}
         typer.echo(json.dumps({"customers": shown}))
         return
     for name, one in seeded.items():
         typer.echo(f"{name:8} {one.email:22} {one.api_key or '(its key was shown when it was made)'}")
+
+
+clock = typer.Typer(no_args_is_help=True, help="The test clock (environment `test` only).")
+app.add_typer(clock, name="clock")
+
+
+@clock.command("show", epilog="Example: farebox clock show")
+def clock_show() -> None:
+    """Print the portal's time, and how far it is ahead."""
+    from farebox_portal.db import transaction
+    from farebox_portal.subscriptions import advance
+    from farebox_portal.testclock import portal_clock
+
+    settings, engine = _open()
+    with _refusals(), transaction(engine, read_only=True) as session:
+        shown = advance.show(session, advance.test_clock(portal_clock(settings, engine)))
+    typer.echo(f"{shown.now.isoformat()}  ({shown.now - shown.wall} ahead of the wall's clock)")
+
+
+@clock.command("advance", epilog="Example: farebox clock advance --by P1M")
+def clock_advance(
+    by: Annotated[str | None, typer.Option(help="An ISO 8601 duration such as P1M or PT36H.")] = None,
+    to: Annotated[str | None, typer.Option(help="An instant such as 2027-01-01T00:00:00Z.")] = None,
+) -> None:
+    """Put the portal's time forward, and print what came due. What the gateway's time does: see the documentation."""
+    from pydantic import ValidationError
+
+    from farebox_portal.audit import acting
+    from farebox_portal.db import transaction
+    from farebox_portal.subscriptions import advance
+    from farebox_portal.testclock import portal_clock
+
+    try:
+        wanted = advance.AdvanceInput.model_validate({"by": by, "to": to})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        option = "".join(f"--{place}: " for place in fault["loc"])
+        raise CannotStart(option + str(fault["msg"]).removeprefix("Value error, ")) from None
+    settings, engine = _open()
+    with _refusals():
+        known = advance.test_clock(portal_clock(settings, engine))
+        with acting("command:clock", known.now()), transaction(engine) as session:
+            done = advance.advance(session, known, wanted)
+    for one in done.happened:
+        typer.echo(f"{one.at.isoformat()}  {one.kind:10}  {one.subscription_id}")
+    if done.happened_count > len(done.happened):
+        typer.echo(f"… and {done.happened_count - len(done.happened)} more")
+    typer.echo(f"It is now {done.now.isoformat()}.")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the portal refuses becomes the one line that a command ends with."""
+    from farebox_portal.errors import FareboxError
+
+    try:
+        yield
+    except FareboxError as error:
+        raise CannotStart(error.detail) from None
 
 
 @app.command(**_PLUGIN_COMMAND, epilog="Example: farebox plugin --listen unix:/run/farebox/w%d.sock --workers 2")

@@ -29,6 +29,34 @@ class FrozenClock:
         self.instant += by
 
 
+@dataclass(frozen=True)
+class Timeline:
+    """How the portal's time runs beside the wall's when it has been put forward.
+
+    `advances`: (on the wall, in the portal), ascending; at the one instant it jumps to the other, and runs on from
+    there.
+    The gateway lives by the wall, and so does the usage that it reports. Without advances the two are the same.
+    """
+
+    advances: tuple[tuple[datetime, datetime], ...] = ()
+
+    def portal(self, wall: datetime) -> datetime:
+        """The portal's time when the wall shows this."""
+        for at, to in reversed(self.advances):
+            if at <= wall:
+                return to + (wall - at)
+        return wall
+
+    def wall(self, instant: datetime) -> datetime:
+        """When the portal's time gets there. An instant that a jump leaves out comes with the jump."""
+        found = instant
+        for at, to in self.advances:
+            if instant < to:
+                return min(found, at)
+            found = at + (instant - to)
+        return found
+
+
 def to_ms(instant: datetime) -> int:
     """Milliseconds since the epoch, exact."""
     return (instant - _EPOCH) // timedelta(milliseconds=1)

@@ -10,7 +10,8 @@ from redis import RedisError
 from sqlalchemy import Engine
 
 from farebox_portal.clock import Clock
-from farebox_portal.entitlements.publish import connect, ensure_directory, publish_pending, publish_policies
+from farebox_portal.entitlements.publish import ensure_directory, publish_pending, publish_policies
+from farebox_portal.entitlements.store import Store
 from farebox_portal.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -63,13 +64,13 @@ def run_jobs(engine: Engine, clock: Clock, settings: Settings, stop: threading.E
     if settings.redis_url is None:
         stop.wait()
         return
-    with connect(settings.redis_url) as store:
+    with Store(settings.redis_url) as store:
         run_until(
             stop,
             [
-                Job("ensure_directory", 0.5, lambda: ensure_directory(engine, store, clock.now(), _SLICE_S)),
-                Job("publish_pending", 0.2, lambda: publish_pending(engine, store, clock.now())),
-                Job("publish_policies", 0.5, lambda: publish_policies(engine, store)),
+                Job("ensure_directory", 0.5, lambda: ensure_directory(engine, store.client(), clock.now(), _SLICE_S)),
+                Job("publish_pending", 0.2, lambda: publish_pending(engine, store.client(), clock.now())),
+                Job("publish_policies", 0.5, lambda: publish_policies(engine, store.client())),
             ],
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlmodel import Session, select
 
-from farebox_portal.catalog import features, meters, plans, policies
+from farebox_portal.catalog import configuration, features, meters, plans, policies
 from farebox_portal.catalog.tables import Feature, Meter, Plan, Policy
 from farebox_portal.customers import accounts
 from farebox_portal.customers.tables import Customer
@@ -195,6 +195,9 @@ def _seed_catalog(session: Session, now: datetime) -> None:
     for document in PLANS:
         if session.exec(select(Plan).where(Plan.key == document["key"])).first() is None:
             plans.publish(session, plans.create(session, document, now), now)
+    session.flush()
+    if not configuration.read(session).plan_order:
+        configuration.change(session, {"planOrder": [document["key"] for document in PLANS]}, now)
 
 
 def _seed_customer(session: Session, settings: Settings, plan: str, name: str, now: datetime) -> SeededCustomer:

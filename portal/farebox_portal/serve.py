@@ -9,10 +9,10 @@ import uvicorn
 from sqlalchemy import Engine
 
 from farebox_portal.app import create_app
-from farebox_portal.clock import SystemClock
 from farebox_portal.errors import CannotStart
 from farebox_portal.jobs import run_jobs
 from farebox_portal.settings import Settings
+from farebox_portal.testclock import portal_clock
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ _BACKLOG = 2048
 def serve(settings: Settings, engine: Engine, host: str, port: int, *, with_jobs: bool) -> None:
     """Serve until SIGTERM or SIGINT. Raises CannotStart when the port is taken."""
     listener = listen(host, port)
-    clock = SystemClock()
+    clock = portal_clock(settings, engine)
     config = uvicorn.Config(
         create_app(settings, engine, clock),
         access_log=False,  # request_log has it, with the request's id
@@ -58,7 +58,7 @@ def run_jobs_alone(settings: Settings, engine: Engine) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run_jobs(engine, SystemClock(), settings, stop)
+    run_jobs(engine, portal_clock(settings, engine), settings, stop)
     engine.dispose()
 
 

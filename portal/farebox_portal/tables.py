@@ -2,12 +2,12 @@
 
 from sqlmodel import SQLModel
 
-from farebox_portal import idempotency
+from farebox_portal import audit, idempotency, testclock
 from farebox_portal.catalog import tables as catalog
 from farebox_portal.customers import tables as customers
 from farebox_portal.entitlements import tables as entitlements
 from farebox_portal.subscriptions import tables as subscriptions
 from farebox_portal.usage import tables as usage
 
-MODULES = (catalog, customers, subscriptions, usage, entitlements, idempotency)
+MODULES = (catalog, customers, subscriptions, usage, entitlements, idempotency, audit, testclock)
 metadata = SQLModel.metadata

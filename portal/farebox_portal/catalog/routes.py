@@ -1,12 +1,14 @@
 """The catalog over HTTP. What each rule is stands in the files named after the nouns."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from farebox_portal.auth import AdminOnly, ClockDep, ReadSessionDep, SessionDep
-from farebox_portal.catalog import features, meters, plans, policies
+from farebox_portal.catalog import configuration, features, invites, meters, plans, policies
+from farebox_portal.catalog.plan_document import PlanDocument, PlanInput
+from farebox_portal.catalog.price_list import price_list
 from farebox_portal.checking import DocumentedAs
 from farebox_portal.documents import JsonRoute
 from farebox_portal.idempotency import OnceDep
@@ -15,7 +17,9 @@ from farebox_portal.problems import RESPONSES
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute, dependencies=[AdminOnly], responses=RESPONSES)
 
-PlanBody = Annotated[dict[str, Any], DocumentedAs(plans.PlanInput)]
+MeterChangeBody = Annotated[dict[str, Any], DocumentedAs(meters.MeterChange)]
+PlanBody = Annotated[dict[str, Any], DocumentedAs(PlanInput)]
+ConfigurationBody = Annotated[dict[str, Any], DocumentedAs(configuration.ConfigurationInput)]
 PolicyBody = Annotated[dict[str, Any], DocumentedAs(policies.PolicyInput)]
 
 
@@ -35,9 +39,8 @@ def get_meter(id_or_slug: str, session: ReadSessionDep) -> meters.MeterDocument:
 
 
 @router.put("/meters/{id_or_slug}", tags=["meters"], response_model_exclude_none=True)
-def change_meter(
-    id_or_slug: str, body: meters.MeterChange, session: SessionDep, clock: ClockDep
-) -> meters.MeterDocument:
+def change_meter(id_or_slug: str, body: MeterChangeBody, session: SessionDep, clock: ClockDep) -> meters.MeterDocument:
+    """Replace its name, description, metadata and groupBy; the rest never changes."""
     return meters.show(meters.change(session, meters.get(session, id_or_slug), body, clock.now()))
 
 
@@ -77,27 +80,38 @@ def list_plans(
     session: ReadSessionDep,
     page: PageDep,
     key: str | None = None,
-    status: Literal["draft", "active", "archived"] | None = None,
-) -> Listing[plans.PlanDocument]:
-    return listing(session, plans.every(key=key, status=status), page, plans.show)
+    status: plans.PlanStatus | None = None,
+    currency: str | None = None,
+) -> Listing[PlanDocument]:
+    """All versions, in the configured order of plans."""
+    order = configuration.read(session).plan_order
+    return listing(session, plans.every(key=key, status=status, currency=currency, order=order), page, plans.show)
 
 
-@router.post("/plans", tags=["plans"], status_code=201, response_model=plans.PlanDocument)
+@router.post("/plans", tags=["plans"], status_code=201, response_model=PlanDocument)
 def create_plan(body: PlanBody, once: OnceDep) -> JSONResponse:
     """A draft: the first version of a new key, or the next version of a known one."""
     return once.answer(201, lambda: plans.show(plans.create(once.session, body, once.now)))
 
 
 @router.get("/plans/{plan_id}", tags=["plans"], response_model_exclude_none=True)
-def get_plan(plan_id: str, session: ReadSessionDep) -> plans.PlanDocument:
-    """One version by its id; by a plan's key, its newest active version."""
-    return plans.show(plans.get(session, plan_id))
+def get_plan(
+    plan_id: str, session: ReadSessionDep, version: Annotated[int | None, Query(ge=1, le=1_000_000)] = None
+) -> PlanDocument:
+    """One version by its id, or by the plan's key and `version`; by the key alone the one that is on sale."""
+    return plans.show(plans.get(session, plan_id, version))
 
 
 @router.put("/plans/{plan_id}", tags=["plans"], response_model_exclude_none=True)
-def replace_plan(plan_id: str, body: PlanBody, session: SessionDep, clock: ClockDep) -> plans.PlanDocument:
+def replace_plan(plan_id: str, body: PlanBody, session: SessionDep, clock: ClockDep) -> PlanDocument:
     """Replace a draft."""
     return plans.show(plans.replace(session, plans.get_by_id(session, plan_id), body, clock.now()))
+
+
+@router.patch("/plans/{plan_id}", tags=["plans"], response_model_exclude_none=True)
+def change_plan(plan_id: str, body: dict[str, Any], session: SessionDep, clock: ClockDep) -> PlanDocument:
+    """Change fields of a draft: what is left out stays, null clears, lists and objects are replaced as a whole."""
+    return plans.show(plans.change(session, plans.get_by_id(session, plan_id), body, clock.now()))
 
 
 @router.delete("/plans/{plan_id}", tags=["plans"], status_code=204)
@@ -107,18 +121,74 @@ def delete_plan(plan_id: str, session: SessionDep) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/plans/{plan_id}/publish", tags=["plans"], response_model=plans.PlanDocument)
+@router.post("/plans/{plan_id}/publish", tags=["plans"], response_model=PlanDocument)
 def publish_plan(plan_id: str, once: OnceDep) -> JSONResponse:
     return once.answer(
         200, lambda: plans.show(plans.publish(once.session, plans.get_by_id(once.session, plan_id), once.now))
     )
 
 
-@router.post("/plans/{plan_id}/archive", tags=["plans"], response_model=plans.PlanDocument)
+@router.post("/plans/{plan_id}/archive", tags=["plans"], response_model=PlanDocument)
 def archive_plan(plan_id: str, once: OnceDep) -> JSONResponse:
     return once.answer(
         200, lambda: plans.show(plans.archive(once.session, plans.get_by_id(once.session, plan_id), once.now))
     )
+
+
+@router.get("/price-list", tags=["plans"], response_model_exclude_none=True)
+def show_price_list(
+    session: ReadSessionDep,
+    page: PageDep,
+    email: Annotated[str | None, Query(description="As somebody who signed in with this address sees it")] = None,
+) -> Listing[PlanDocument]:
+    """What is on sale, in order; without private plans, or with those that `email` is invited to."""
+    return slice_page(price_list(session, email), page)
+
+
+@router.get("/plan-invites", tags=["plan-invites"], response_model_exclude_none=True)
+def list_invites(
+    session: ReadSessionDep,
+    page: PageDep,
+    plan_id: Annotated[str | None, Query(alias="planId", description="A version's id, or a plan's key")] = None,
+    email: str | None = None,
+) -> Listing[invites.InviteDocument]:
+    plan_key = None if plan_id is None else plans.get(session, plan_id).key
+    return listing(session, invites.every(plan_key=plan_key, email=email), page, invites.show)
+
+
+@router.post("/plan-invites", tags=["plan-invites"], status_code=201, response_model=invites.InviteDocument)
+def create_invite(body: invites.InviteInput, once: OnceDep) -> JSONResponse:
+    """Whoever signs in with this address sees the private plan, and may buy it."""
+    return once.answer(201, lambda: invites.show(invites.create(once.session, body, once.now)))
+
+
+@router.delete("/plan-invites/{invite_id}", tags=["plan-invites"], status_code=204, summary="Revoke Invite")
+def revoke_invite(invite_id: str, session: SessionDep, clock: ClockDep) -> Response:
+    invites.revoke(session, invites.get(session, invite_id), clock.now())
+    return Response(status_code=204)
+
+
+@router.get("/monetization-configuration", tags=["configuration"], response_model_exclude_none=True)
+def get_configuration(session: ReadSessionDep) -> configuration.Configuration:
+    return configuration.read(session)
+
+
+@router.put("/monetization-configuration", tags=["configuration"], response_model_exclude_none=True)
+def put_configuration(body: ConfigurationBody, session: SessionDep, clock: ClockDep) -> configuration.Configuration:
+    """What is left out stays; null goes back to the default."""
+    return configuration.change(session, body, clock.now())
+
+
+@router.patch("/monetization-configuration", tags=["configuration"], response_model_exclude_none=True)
+def change_configuration(body: ConfigurationBody, session: SessionDep, clock: ClockDep) -> configuration.Configuration:
+    """The same as PUT."""
+    return configuration.change(session, body, clock.now())
+
+
+@router.delete("/monetization-configuration", tags=["configuration"], status_code=204, summary="Reset Configuration")
+def reset_configuration(session: SessionDep) -> Response:
+    configuration.reset(session)
+    return Response(status_code=204)
 
 
 @router.get("/policies", tags=["policies"], response_model_exclude_none=True)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, UniqueConstraint
+from sqlalchemy import JSON, Column, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from farebox_portal.db import UTCDateTime
@@ -20,6 +20,8 @@ class Meter(SQLModel, table=True):
     aggregation: str
     value_property: str | None = None
     group_by: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    # `metadata` is taken by SQLAlchemy; the API calls it by its name.
+    metadata_: dict[str, Any] | None = Field(default=None, sa_column=Column("metadata", JSON))
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
     deleted_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
@@ -35,7 +37,6 @@ class Feature(SQLModel, table=True):
     name: str
     meter_slug: str | None = Field(default=None, foreign_key="meters.slug")
     filters: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
-    # `metadata` is taken by SQLAlchemy; the API calls it by its name.
     metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
@@ -59,6 +60,8 @@ class Plan(SQLModel, table=True):
     pro_rating_config: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     rate_limit: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     concurrency_limit: int | None = None
+    # What nothing here acts on but invoices will: tax, alignment, settlement; by their names in the document.
+    terms: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
@@ -70,6 +73,42 @@ class Plan(SQLModel, table=True):
         if self.archived_at is not None:
             return "archived"
         return "draft" if self.published_at is None else "active"
+
+
+class PlanInvite(SQLModel, table=True):
+    """Whoever proves this e-mail address (kept in lower case) may see and buy a private plan, in any version of it."""
+
+    __tablename__ = "plan_invites"
+    __table_args__ = (
+        Index(
+            "plan_invites_standing",
+            "email",
+            "plan_key",
+            unique=True,
+            sqlite_where=text("revoked_at IS NULL"),
+            postgresql_where=text("revoked_at IS NULL"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    email: str
+    plan_key: str
+    plan_id: str = Field(foreign_key="plans.id")  # the version that was named
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class MonetizationConfiguration(SQLModel, table=True):
+    """One row at most. Null: the default, as without a row."""
+
+    __tablename__ = "monetization_configuration"
+
+    id: str = Field(primary_key=True)
+    multiple_subscriptions_enabled: bool | None = None
+    plan_order: list[str] | None = Field(default=None, sa_column=Column(JSON))
+    plan_settings: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    max_payment_overdue_days: int | None = None
+    updated_at: datetime = Field(sa_type=UTCDateTime)
 
 
 class Policy(SQLModel, table=True):

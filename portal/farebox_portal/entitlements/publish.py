@@ -3,19 +3,19 @@
 An account's document is published whole with its version, and an older version never replaces a newer one; so two
 publishers, or one that was slow, do no harm. What was published is noted in SQL only afterwards: a crash between the
 two publishes the same document once more.
+
+On a cluster one node's trouble is its own: what lies on the others is published, and what could not be is tried again.
 """
 
 import math
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from sqlalchemy import Engine, update
 from sqlmodel import Session, col, select
 
@@ -32,20 +32,20 @@ from farebox_portal.entitlements.compile import (
     serialized,
 )
 from farebox_portal.entitlements.facts import AccountFacts, read_facts
+from farebox_portal.entitlements.store import Client, Command, generations, node_of, send
 from farebox_portal.entitlements.tables import Publication
 
-STORE_TIMEOUT_S = 0.4
 _ACCOUNTS_AT_ONCE = 200
 _ACCOUNTS_IN_A_SLICE = 50
 
-# KEYS  counters hash, account document      ARGV  version, document, "1" if the counters have to be rebuilt
+# KEYS  counters hash, account document      ARGV  version, document, version with the same counters ("" = none)
 # Without `gen` the next request loads the account again, from ledger and spools.
 _PUBLISH = """
 local stored = redis.call('HGET', KEYS[1], 'ver')
 if stored and tonumber(stored) > tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[2], ARGV[2])
 redis.call('HSET', KEYS[1], 'ver', ARGV[1])
-if ARGV[3] == '1' then redis.call('HDEL', KEYS[1], 'gen') end
+if ARGV[3] == '' or (stored ~= ARGV[1] and stored ~= ARGV[3]) then redis.call('HDEL', KEYS[1], 'gen') end
 return 1
 """
 
@@ -96,20 +96,11 @@ class Compiled:
     recompile_at: datetime | None
 
 
-def connect(url: str) -> redis.Redis:
-    """A client that gives up soon and never tries again by itself: the loop that uses it does, with fresher facts."""
-    return redis.Redis.from_url(
-        url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=STORE_TIMEOUT_S,
-        socket_connect_timeout=STORE_TIMEOUT_S,
-    )
-
-
-def publish_pending(engine: Engine, store: redis.Redis, now: datetime) -> int:
+def publish_pending(engine: Engine, store: Client, now: datetime) -> int:
     """Publish every account that changed or whose document runs short; how many those were.
 
-    An account that cannot be compiled holds up no other: the first such error is raised when all others are done.
+    An account that cannot be compiled, or whose node does not take it, holds up no other: the first such error is
+    raised when all others are done.
     """
     _renew(engine, now)
     with transaction(engine, read_only=True) as session:
@@ -120,48 +111,90 @@ def publish_pending(engine: Engine, store: redis.Redis, now: datetime) -> int:
         compiled, failed = _read_and_compile(engine, ids, now)
         errors += failed
         if compiled:
-            _put_accounts(store, compiled, rebuild=_with_other_counters(engine, compiled))
-            _note(engine, compiled)
-            published += len(compiled)
+            refused = _put_accounts(store, compiled, _with_same_counters(engine, compiled))
+            errors += refused.values()
+            taken = [one for one in compiled if one.account_id not in refused]
+            _note(engine, taken)
+            published += len(taken)
     if errors:
         raise errors[0]
     return published
 
 
-def ensure_directory(engine: Engine, store: redis.Redis, now: datetime, for_s: float = math.inf) -> bool:
+def ensure_directory(engine: Engine, store: Client, now: datetime, for_s: float = math.inf) -> bool:
     """Republish everything into a server that is not the one we published to, or was emptied; whether that was needed.
 
     It stops after about `for_s` and is to be called again then: changes must not wait until 100 000 accounts are out.
     A mark in the directory says how far it came; not before the end is what is there declared complete. If somebody
     empties the server meanwhile the mark is gone too, and all begins anew.
+
+    On a cluster every part of the directory has its mark, and what lies on the nodes of those that are not complete is
+    republished; so each node is treated like a server of its own.
     """
     until_s = time.monotonic() + for_s
-    generation = layout.generation({name: str(value) for name, value in store.info("server", "replication").items()})
-    raw = cast("bytes | None", store.get(layout.DIRECTORY))
-    if raw == generation.encode():
+    incarnations, unreachable = generations(store)
+    marks = _incomplete(store, incarnations)
+    if not marks:
+        if unreachable:
+            raise unreachable[0]
         return False
-    mark = Mark.found(raw, generation)
-    if mark is None:
-        mark = Mark(generation, secrets.token_hex(8), "")
-        store.set(layout.DIRECTORY, str(mark))
-        publish_policies(engine, store)
-    errors: list[Exception] = []
-    while ids := _next_accounts(engine, mark.last_id):
+    marks = _begun(engine, store, marks)
+    nodes = frozenset(node_of(store, name) for name in marks)
+    errors: list[Exception] = list(unreachable)
+    while ids := _next_accounts(engine, next(iter(marks.values())).last_id):
         compiled, failed = _read_and_compile(engine, ids, now)
         errors += failed
         # A plan change that is not published yet goes out here as well, and its new counters need their history.
-        _put_accounts(store, compiled, rebuild=_with_other_counters(engine, compiled))
-        mark, before = mark.after(ids[-1]), mark
-        if not _move_on(store, before, str(mark)) or time.monotonic() >= until_s:
+        refused = _put_accounts(store, compiled, _with_same_counters(engine, compiled), nodes)
+        if refused:
+            raise next(iter(refused.values()))
+        before, marks = marks, {name: mark.after(ids[-1]) for name, mark in marks.items()}
+        if not _move_on(store, before, {name: str(mark) for name, mark in marks.items()}):
+            break
+        if time.monotonic() >= until_s:
             break
     else:
-        _move_on(store, mark, generation)
+        _publish_policies_there(engine, store, marks)  # whoever began may have got no further than the marks
+        _move_on(store, marks, {name: mark.generation for name, mark in marks.items()})
     if errors:
         raise errors[0]
     return True
 
 
-def publish_policies(engine: Engine, store: redis.Redis) -> bool:
+def _incomplete(store: Client, incarnations: dict[str, str]) -> dict[str, Mark]:
+    """The marks that do not say "complete", by their keys; without a token if republishing has not begun."""
+    whole = isinstance(store, redis.Redis)
+    found: dict[str, Mark] = {}
+    for name in [layout.DIRECTORY] if whole else [layout.directory_part(part) for part in layout.PARTS]:
+        generation = incarnations.get(node_of(store, name))
+        if generation is None:
+            continue
+        raw = cast("bytes | None", store.get(name))
+        if raw != generation.encode():
+            found[name] = Mark.found(raw, generation) or Mark(generation, "", "")
+    return found
+
+
+def _begun(engine: Engine, store: Client, marks: dict[str, Mark]) -> dict[str, Mark]:
+    """Marks to go on from: those that are there, if they all are at the same place; else all begin anew."""
+    places = {(mark.token, mark.last_id) for mark in marks.values()}
+    if len(places) == 1 and not any(token == "" for token, _ in places):
+        return marks
+    token = secrets.token_hex(8)
+    begun = {name: Mark(mark.generation, token, "") for name, mark in marks.items()}
+    for name, mark in begun.items():
+        store.set(name, str(mark))
+    _publish_policies_there(engine, store, begun)
+    return begun
+
+
+def _publish_policies_there(engine: Engine, store: Client, marks: dict[str, Mark]) -> None:
+    """Publish the policies if one of these marks speaks of them."""
+    if layout.DIRECTORY in marks or layout.directory_part(layout.PARTS[0]) in marks:
+        publish_policies(engine, store)
+
+
+def publish_policies(engine: Engine, store: Client) -> bool:
     """Publish the policies if they differ from those in Valkey; whether they did."""
     with transaction(engine, read_only=True) as session:
         document = serialized(compile_policies(session.exec(select(Policy)).all()))
@@ -187,7 +220,7 @@ def compiled_account(facts: AccountFacts, now: datetime) -> Compiled:
             (digests[key.id], KeyRecord(account_id=account.id, key_id=key.id).SerializeToString())
             for key in account.keys
         ),
-        counters_digest=counters_digest(facts, account),
+        counters_digest=counters_digest(facts, account, now),
         recompile_at=recompile_at(facts, account, now),
     )
 
@@ -199,9 +232,10 @@ def _next_accounts(engine: Engine, last_id: str) -> Sequence[str]:
         return session.exec(following.limit(_ACCOUNTS_IN_A_SLICE)).all()
 
 
-def _move_on(store: redis.Redis, mark: Mark, successor: str) -> bool:
-    """Replace the mark, unless it is gone: the server was emptied, or another publisher was quicker."""
-    return bool(store.eval(_MOVE_ON, 1, layout.DIRECTORY, str(mark), successor))
+def _move_on(store: Client, marks: dict[str, Mark], successors: dict[str, str]) -> bool:
+    """Replace each mark, unless it is gone: the server was emptied, or another publisher was quicker."""
+    moved = [store.eval(_MOVE_ON, 1, name, str(mark), successors[name]) for name, mark in marks.items()]
+    return all(moved)
 
 
 def _renew(engine: Engine, now: datetime) -> None:
@@ -229,23 +263,55 @@ def _read_and_compile(engine: Engine, ids: Sequence[str], now: datetime) -> tupl
     return compiled, errors
 
 
-def _put_accounts(store: redis.Redis, compiled: Sequence[Compiled], rebuild: frozenset[str]) -> None:
-    """Write documents and key records in one round trip. `rebuild`: accounts whose counters have to be loaded anew."""
-    batch = store.pipeline(transaction=False)
-    for one in compiled:
-        names = layout.counters(one.account_id), layout.account(one.account_id)
-        batch.eval(_PUBLISH, 2, *names, one.version, one.document, "1" if one.account_id in rebuild else "0")
-        for digest, record in one.key_records:
-            batch.set(layout.api_key(digest), record)
-    batch.execute()
+def _put_accounts(
+    store: Client, compiled: Sequence[Compiled], same_counters: Mapping[str, int], only: frozenset[str] | None = None
+) -> dict[str, Exception]:
+    """Write documents and key records in one round trip (on a cluster: to each node); the accounts that a node did not
+    take, and why. A single server takes all, or RedisError is raised.
+
+    `same_counters`: account -> version whose counters serve this document too; others' have to be loaded anew.
+    `only`: the nodes of a cluster that are to be written to.
+    """
+    commands = {
+        command: one.account_id for one in compiled for command in _commands(one, same_counters.get(one.account_id, ""))
+    }
+    if isinstance(store, redis.Redis):
+        batch = store.pipeline(transaction=False)
+        for _, words in commands:
+            batch.execute_command(*words)  # type: ignore[no-untyped-call]
+        batch.execute()
+        return {}
+    wanted = [command for command in commands if only is None or node_of(store, command[0]) in only]
+    return {commands[command]: error for command, error in send(store, wanted).items()}
 
 
-def _with_other_counters(engine: Engine, compiled: Sequence[Compiled]) -> frozenset[str]:
-    """The accounts whose documents need other counters than the documents published before."""
+def _commands(one: Compiled, same_counters: int | str) -> Iterator[Command]:
+    counters = layout.counters(one.account_id)
+    document = layout.account(one.account_id)
+    yield counters, ("EVAL", _PUBLISH, 2, counters, document, one.version, one.document, same_counters)
+    for digest, record in one.key_records:
+        name = layout.api_key(digest)
+        yield name, ("SET", name, record)
+
+
+def _with_same_counters(engine: Engine, compiled: Sequence[Compiled]) -> dict[str, int]:
+    """The accounts whose documents need the same counters as the documents published before, and those's versions.
+
+    A rebuild may have loaded a document that was never published, with other counters than both: so it is the version
+    in Valkey that must be one of the two.
+    """
+    asked = (
+        select(Customer.id, Customer.published_version, Publication.counters_digest)
+        .join(Publication, col(Publication.customer_id) == col(Customer.id))
+        .where(col(Customer.id).in_([one.account_id for one in compiled]))
+    )
     with transaction(engine, read_only=True) as session:
-        asked = select(Publication).where(col(Publication.customer_id).in_([one.account_id for one in compiled]))
-        before = {publication.customer_id: publication.counters_digest for publication in session.exec(asked)}
-    return frozenset(one.account_id for one in compiled if before.get(one.account_id) != one.counters_digest)
+        before = {account_id: (version, digest) for account_id, version, digest in session.exec(asked)}
+    return {
+        one.account_id: before[one.account_id][0]
+        for one in compiled
+        if one.account_id in before and before[one.account_id][1] == one.counters_digest
+    }
 
 
 def _note(engine: Engine, compiled: Sequence[Compiled]) -> None:

@@ -1,27 +1,36 @@
-"""What the plugin asks of the portal: take this usage; tell me all about this account. Protobuf in and out."""
+"""What the plugin asks of the portal: take this usage; tell me all about this account; I am there. Protobuf."""
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from google.protobuf.message import DecodeError
 from starlette.exceptions import HTTPException
 
-from farebox.v1.usage_pb2 import UsageBatch
+from farebox.v1.usage_pb2 import Heartbeat, UsageBatch
 from farebox_portal.auth import ClockDep, PluginOnly, ReadSessionDep, SessionDep
+from farebox_portal.clock import SystemClock
 from farebox_portal.entitlements.state import account_state
 from farebox_portal.errors import FareboxError
+from farebox_portal.usage.gateways import hear
 from farebox_portal.usage.ingest import NAME_LENGTH_MAX, apply_batch
 
 router = APIRouter(prefix="/internal/v1", dependencies=[PluginOnly], include_in_schema=False)
 
 PROTOBUF = "application/x-protobuf"
+_GATEWAY = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+async def read_body(request: Request, expected: str) -> bytes:
+    """415 if it is not protobuf. How long it may be is `body_limit`'s to say."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != PROTOBUF:
+        raise HTTPException(415, f"Send a serialized {expected} as {PROTOBUF}.")
+    return await request.body()
 
 
 async def read_batch(request: Request) -> UsageBatch:
-    """The batch in the body; 415 or 400 if it cannot be one. How long it may be is `body_limit`'s to say."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != PROTOBUF:
-        raise HTTPException(415, f"Send a serialized UsageBatch as {PROTOBUF}.")
-    body = await request.body()
+    """The batch in the body; 415 or 400 if it cannot be one."""
+    body = await read_body(request, "UsageBatch")
     try:
         batch = UsageBatch.FromString(body)
     except DecodeError:
@@ -31,6 +40,19 @@ async def read_batch(request: Request) -> UsageBatch:
     return batch
 
 
+async def read_heartbeat(request: Request) -> Heartbeat:
+    """The heartbeat in the body; 415 or 400 if it cannot be one."""
+    body = await read_body(request, "Heartbeat")
+    try:
+        heartbeat = Heartbeat.FromString(body)
+    except DecodeError:
+        raise FareboxError("The body is not a Heartbeat.", code="invalid_heartbeat") from None
+    for name in (heartbeat.gateway, heartbeat.instance, heartbeat.boot):
+        if not _GATEWAY.fullmatch(name):
+            raise FareboxError("A gateway's names are letters, digits and dashes.", code="invalid_heartbeat")
+    return heartbeat
+
+
 @router.post("/usage")
 def post_usage(batch: Annotated[UsageBatch, Depends(read_batch)], session: SessionDep, clock: ClockDep) -> Response:
     """Book a batch; the receipt is sent when it is committed."""
@@ -38,8 +60,15 @@ def post_usage(batch: Annotated[UsageBatch, Depends(read_batch)], session: Sessi
     return Response(receipt.SerializeToString(), media_type=PROTOBUF)
 
 
+@router.post("/gateways")
+def post_heartbeat(heartbeat: Annotated[Heartbeat, Depends(read_heartbeat)], session: SessionDep) -> Response:
+    """A gateway is there, or leaves; 409 if another one lives under its name."""
+    receipt = hear(session, heartbeat, SystemClock().now())
+    return Response(receipt.SerializeToString(), media_type=PROTOBUF)
+
+
 @router.get("/accounts/{account_id}/state")
-def get_state(account_id: str, session: ReadSessionDep, clock: ClockDep) -> Response:
-    """Everything to rebuild the account's admission from; 404 if there is no such account."""
-    state = account_state(session, account_id, clock.now())
+def get_state(account_id: str, session: ReadSessionDep, clock: ClockDep, gateway: str = "") -> Response:
+    """Everything to rebuild the account's admission from; 404 if there is no such account. `gateway`: who asks."""
+    state = account_state(session, account_id, clock.now(), gateway, SystemClock().now())
     return Response(state.SerializeToString(), media_type=PROTOBUF)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from itertools import pairwise
 
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from farebox.v1.entitlements_pb2 import Quota
 from farebox.v1.usage_pb2 import AccountState, CounterValue
@@ -12,14 +12,15 @@ from farebox_portal.clock import to_ms
 from farebox_portal.entitlements.compile import compile_account, serialized
 from farebox_portal.entitlements.facts import read_facts
 from farebox_portal.errors import NotFound
-from farebox_portal.usage.tables import SpoolCursor
+from farebox_portal.usage.gateways import cursors_of, known_gateways
 from farebox_portal.usage.totals import Span, totals
 
 _PERIODS_AHEAD = 2  # a gateway's clock may run ahead of ours
 
 
-def account_state(session: Session, account_id: str, now: datetime) -> AccountState:
-    """The account's document, its totals of the last, the current and the next period, and every spool's cursor.
+def account_state(session: Session, account_id: str, now: datetime, asker: str, seen_at: datetime) -> AccountState:
+    """The account's document, its totals of the last, the current and the next period; and for every gateway that may
+    have more than that (as of `seen_at`, a real instant), and for the one that asks, the cursors of its spools.
 
     All of one snapshot: a batch that is booked in between must be in totals and cursor or in neither, else the plugin
     would count it twice or not at all. So `session` has to be a transaction that sees one state of the database from
@@ -41,8 +42,9 @@ def account_state(session: Session, account_id: str, now: datetime) -> AccountSt
         for (sold_id, quota_id, span), units in zip(periods, used, strict=True)
         if units
     ]
-    cursors = {cursor.spool: cursor.end for cursor in session.exec(select(SpoolCursor))}
-    return AccountState(account=serialized(account), counters=counters, cursors=cursors)
+    gateways = known_gateways(session, seen_at)
+    cursors = cursors_of(session, [asker, *(gateway.name for gateway in gateways)])
+    return AccountState(account=serialized(account), counters=counters, cursors=cursors, gateways=gateways)
 
 
 def _periods(quota: Quota, now_ms: int) -> Iterable[tuple[int, int]]:

@@ -35,6 +35,7 @@ Fault = tuple[str, str]
 _T = TypeVar("_T")
 _COMMITMENTS = ("minimumAmount", "maximumAmount")
 _DIGITS = 15  # before the point, and after it
+TIERS_MAX = 1000
 # Decimal() takes more than JSON's numbers: "1_000", " 5", "NaN" and every script's digits.
 _DECIMAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?")
 _ELSEWHERE = ("description", "entitlementTemplate", "taxConfig", "metadata")
@@ -225,6 +226,8 @@ def _conversion(config: _Place) -> Conversion | None:
     factor = config.at("conversionFactor").number()
     rounding = config.at("rounding").one_of(("none", "ceiling", "floor", "half_up"), "none")
     precision = config.at("precision").number(ZERO)
+    if config.at("displayUnit").is_there:
+        config.at("displayUnit").text()
     if precision != int(precision):
         config.at("precision").fault("must be a whole number")
     return config.build(lambda: Conversion(operation, factor, rounding, int(precision)))  # type: ignore[arg-type]
@@ -294,14 +297,19 @@ def _tiers(tiers: _Place) -> tuple[Tier, ...] | None:
     if not isinstance(tiers.value, list) or not tiers.value:
         tiers.fault("must be a list of at least one tier")
         return None
+    if len(tiers.value) > TIERS_MAX:
+        tiers.fault(f"must be a list of at most {TIERS_MAX} tiers")
+        return None
     faults_before = len(tiers.faults)
     read = [(_tier(tiers.at(number)), tiers.at(number)) for number in range(len(tiers.value))]
     bounds = [tier.up_to for tier, _ in read]
     if bounds.count(None) != 1:
         tiers.fault("exactly one tier must be open, without upToAmount")
-    for number, (tier, place) in enumerate(read):
-        if tier.up_to is not None and tier.up_to in bounds[:number]:
+    taken: set[Decimal] = set()
+    for tier, place in read:
+        if tier.up_to is not None and tier.up_to in taken:
             place.at("upToAmount").fault("is the bound of another tier")
+        taken |= set() if tier.up_to is None else {tier.up_to}
     if len(tiers.faults) > faults_before:
         return None
     return tuple(sorted((tier for tier, _ in read), key=lambda tier: (tier.up_to is None, tier.up_to or ZERO)))

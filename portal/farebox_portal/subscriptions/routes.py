@@ -1,5 +1,6 @@
 """Subscriptions and their API keys over HTTP."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -12,6 +13,8 @@ from farebox_portal.idempotency import OnceDep
 from farebox_portal.pages import Listing, PageDep, listing
 from farebox_portal.problems import RESPONSES
 from farebox_portal.subscriptions import keys, lifecycle
+from farebox_portal.subscriptions.document import SubscriptionDocument, show
+from farebox_portal.subscriptions.tables import Subscription
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute, dependencies=[AdminOnly], responses=RESPONSES)
 
@@ -23,7 +26,7 @@ class FirstKey(Output):
     start: str
 
 
-class NewSubscription(lifecycle.SubscriptionDocument):
+class NewSubscription(SubscriptionDocument):
     """A subscription with its first API key, which is shown this once."""
 
     api_key: FirstKey
@@ -36,11 +39,12 @@ def list_subscriptions(
     page: PageDep,
     customer_id: Annotated[str | None, Query(alias="customerId", description="Id or key")] = None,
     status: lifecycle.Status | None = None,
-) -> Listing[lifecycle.SubscriptionDocument]:
+    plan_key: Annotated[str | None, Query(alias="planKey", description="The plan it is on now")] = None,
+) -> Listing[SubscriptionDocument]:
     now = clock.now()
     owner = None if customer_id is None else accounts.get(session, customer_id).id
-    rows = lifecycle.every(now, customer_id=owner, status=status)
-    return listing(session, rows, page, lambda row: lifecycle.show(session, row, now))
+    rows = lifecycle.every(now, customer_id=owner, status=status, plan_key=plan_key)
+    return listing(session, rows, page, lambda row: show(session, row, now))
 
 
 @router.post("/subscriptions", tags=["subscriptions"], status_code=201, response_model=NewSubscription)
@@ -51,7 +55,7 @@ def create_subscription(body: lifecycle.SubscriptionInput, once: OnceDep, parts:
         subscription = lifecycle.create(once.session, body, once.now)
         issued = keys.issue(once.session, subscription, keys.KeyInput(), parts.settings, once.now)
         row = issued.row
-        shown = lifecycle.show(once.session, subscription, once.now)
+        shown = show(once.session, subscription, once.now)
         return NewSubscription(
             **shown.model_dump(), api_key=FirstKey(id=row.id, key=issued.key, name=row.name, start=row.start)
         )
@@ -60,38 +64,58 @@ def create_subscription(body: lifecycle.SubscriptionInput, once: OnceDep, parts:
 
 
 @router.get("/subscriptions/{subscription_id}", tags=["subscriptions"], response_model_exclude_none=True)
-def get_subscription(subscription_id: str, session: ReadSessionDep, clock: ClockDep) -> lifecycle.SubscriptionDocument:
-    return lifecycle.show(session, lifecycle.get(session, subscription_id), clock.now())
+def get_subscription(subscription_id: str, session: ReadSessionDep, clock: ClockDep) -> SubscriptionDocument:
+    return show(session, lifecycle.get(session, subscription_id), clock.now())
 
 
-@router.post(
-    "/subscriptions/{subscription_id}/cancel",
-    tags=["subscriptions"],
-    response_model=lifecycle.SubscriptionDocument,
-)
+@router.delete("/subscriptions/{subscription_id}", tags=["subscriptions"], status_code=204)
+def delete_subscription(subscription_id: str, session: SessionDep, clock: ClockDep) -> Response:
+    """One that has not begun, with its keys. What has begun is canceled."""
+    lifecycle.delete(session, lifecycle.get(session, subscription_id), clock.now())
+    return Response(status_code=204)
+
+
+@router.post("/subscriptions/{subscription_id}/cancel", tags=["subscriptions"], response_model=SubscriptionDocument)
 def cancel_subscription(subscription_id: str, once: OnceDep, body: lifecycle.CancelInput | None = None) -> JSONResponse:
     """At once unless `timing` says otherwise."""
     timing = (body or lifecycle.CancelInput()).timing
-
-    def produce() -> lifecycle.SubscriptionDocument:
-        subscription = lifecycle.get(once.session, subscription_id)
-        return lifecycle.show(once.session, lifecycle.cancel(once.session, subscription, timing, once.now), once.now)
-
-    return once.answer(200, produce)
+    return _step(once, subscription_id, lambda row: lifecycle.cancel(once.session, row, timing, once.now))
 
 
 @router.post(
     "/subscriptions/{subscription_id}/unschedule-cancelation",
     tags=["subscriptions"],
-    response_model=lifecycle.SubscriptionDocument,
+    response_model=SubscriptionDocument,
 )
 def unschedule_cancelation(subscription_id: str, once: OnceDep) -> JSONResponse:
-    def produce() -> lifecycle.SubscriptionDocument:
-        subscription = lifecycle.get(once.session, subscription_id)
-        lifecycle.unschedule_cancelation(once.session, subscription, once.now)
-        return lifecycle.show(once.session, subscription, once.now)
+    return _step(once, subscription_id, lambda row: lifecycle.unschedule_cancelation(once.session, row, once.now))
 
-    return once.answer(200, produce)
+
+@router.post(
+    "/subscriptions/{subscription_id}/unschedule-change", tags=["subscriptions"], response_model=SubscriptionDocument
+)
+def unschedule_change(subscription_id: str, once: OnceDep) -> JSONResponse:
+    """Takes back every planned change of plan, pause and resumption."""
+    return _step(once, subscription_id, lambda row: lifecycle.unschedule_change(once.session, row, once.now))
+
+
+@router.post("/subscriptions/{subscription_id}/restore", tags=["subscriptions"], response_model=SubscriptionDocument)
+def restore_subscription(subscription_id: str, once: OnceDep) -> JSONResponse:
+    """Takes back everything that is planned, also a subscription that was to follow this one."""
+    return _step(once, subscription_id, lambda row: lifecycle.restore(once.session, row, once.now))
+
+
+@router.post("/subscriptions/{subscription_id}/pause", tags=["subscriptions"], response_model=SubscriptionDocument)
+def pause_subscription(subscription_id: str, once: OnceDep, body: lifecycle.PauseInput | None = None) -> JSONResponse:
+    """No access and no new fees until it is resumed."""
+    wanted = body or lifecycle.PauseInput()
+    return _step(once, subscription_id, lambda row: lifecycle.pause(once.session, row, wanted, once.now))
+
+
+@router.post("/subscriptions/{subscription_id}/resume", tags=["subscriptions"], response_model=SubscriptionDocument)
+def resume_subscription(subscription_id: str, once: OnceDep, body: lifecycle.ResumeInput | None = None) -> JSONResponse:
+    timing = (body or lifecycle.ResumeInput()).timing
+    return _step(once, subscription_id, lambda row: lifecycle.resume(once.session, row, timing, once.now))
 
 
 @router.delete("/customers/{id_or_key}", tags=["customers"], status_code=204)
@@ -144,3 +168,11 @@ def get_key(key_id: str, session: ReadSessionDep, clock: ClockDep) -> keys.KeyDo
 def revoke_key(key_id: str, session: SessionDep, clock: ClockDep) -> Response:
     keys.revoke(session, keys.get(session, key_id), clock.now())
     return Response(status_code=204)
+
+
+def _step(once: OnceDep, subscription_id: str, take: Callable[[Subscription], Subscription]) -> JSONResponse:
+    def produce() -> SubscriptionDocument:
+        row = take(lifecycle.get(once.session, subscription_id))
+        return show(once.session, row, once.now)
+
+    return once.answer(200, produce)

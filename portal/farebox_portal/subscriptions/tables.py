@@ -10,9 +10,10 @@ from farebox_portal.db import UTCDateTime
 
 
 class Subscription(SQLModel, table=True):
-    """One plan version for one customer, over the half-open time [active_from, active_to).
+    """A plan for one customer, over the half-open time [active_from, active_to).
 
-    Its status is computed from these instants, never stored: scheduled, active, canceled (ends, but not yet), inactive.
+    `plan_id` and `starting_phase` are what it begins with; what it changes to later are rows of `SegmentRow`. Its state
+    is computed from these instants, never stored: see `life.py`.
     """
 
     __tablename__ = "subscriptions"
@@ -20,6 +21,7 @@ class Subscription(SQLModel, table=True):
     id: str = Field(primary_key=True)
     customer_id: str = Field(foreign_key="customers.id", index=True)
     plan_id: str = Field(foreign_key="plans.id", index=True)
+    starting_phase: str | None = None  # None: the plan's first
     active_from: datetime = Field(sa_type=UTCDateTime)
     active_to: datetime | None = Field(default=None, sa_type=UTCDateTime)
     billing_anchor: datetime = Field(sa_type=UTCDateTime)
@@ -29,11 +31,29 @@ class Subscription(SQLModel, table=True):
     updated_at: datetime = Field(sa_type=UTCDateTime)
 
     def status(self, now: datetime) -> Literal["scheduled", "active", "canceled", "inactive"]:
+        """By its two instants alone: a pause does not show here."""
         if self.active_to is not None and self.active_to <= max(now, self.active_from):
             return "inactive"  # over, or called off before it began
         if now < self.active_from:
             return "scheduled"
         return "active" if self.active_to is None else "canceled"
+
+
+class SegmentRow(SQLModel, table=True):
+    """From `starts_at` on: another plan, a pause or its end. See `life.Segment`."""
+
+    __tablename__ = "subscription_segments"
+
+    subscription_id: str = Field(primary_key=True, foreign_key="subscriptions.id")
+    starts_at: datetime = Field(primary_key=True, sa_type=UTCDateTime)
+    plan_id: str = Field(foreign_key="plans.id", index=True)
+    phase: str | None = None
+    phase_start: datetime = Field(sa_type=UTCDateTime)
+    is_paused: bool
+    is_fresh: bool
+    # As a fraction ("7/10"): how much of the most used allowance was gone. For a change at once it is computed when it
+    # is ordered, so that late usage does not alter the credit that was promised; null: it is still to come.
+    used_share: str | None = None
 
 
 class ApiKey(SQLModel, table=True):

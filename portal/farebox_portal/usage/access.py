@@ -6,16 +6,21 @@ Read from the ledger, not from Valkey: it is what will be billed, and it lags th
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from fractions import Fraction
 from typing import Any
 
 from sqlmodel import Session, col, select
 
-from farebox_portal.catalog.tables import Feature, Plan
+from farebox_portal.catalog.tables import Feature
+from farebox_portal.clock import Timeline
 from farebox_portal.documents import Output
 from farebox_portal.errors import NotFound
-from farebox_portal.pricing.period import Period, period_at
+from farebox_portal.pricing.period import Period
+from farebox_portal.subscriptions.rows import read_life, read_plans
+from farebox_portal.subscriptions.stretches import Stretch, stretch_at, stretches
 from farebox_portal.subscriptions.tables import Subscription
-from farebox_portal.usage.grants import Allowance, grants, phase_at
+from farebox_portal.testclock import read_timeline
+from farebox_portal.usage.grants import Allowance, allowance_period, granted_at
 from farebox_portal.usage.totals import meter_total
 
 # Overdue payments pass here until the provider gives up; then the invoice is uncollectible.
@@ -65,16 +70,21 @@ def usage_document(session: Session, subscription_id: str, now: datetime) -> Usa
     subscription = session.get(Subscription, subscription_id)
     if subscription is None:
         raise NotFound(f"There is no subscription {subscription_id}.")
-    plan = session.get(Plan, subscription.plan_id)
-    assert plan is not None, "a foreign key holds it"
-    phase, _ = phase_at(plan, subscription.active_from, now)
-    granted = grants(plan, phase, read_features(session))
-    used = [_used(session, subscription, allowance, now) for allowance in granted.allowances]
-    may_call = subscription.status(now) in ("active", "canceled") and not refusal(subscription)
+    life = read_life(session, subscription)
+    cut, features = stretches(life, read_plans(session, [life])), read_features(session)
+    granted = granted_at(cut, now, features)
+    timeline = read_timeline(session)
+    used = [
+        _used(
+            session, subscription.id, allowance, allowance_period(cut, life.anchor, allowance, features, now), timeline
+        )
+        for allowance in granted.allowances
+    ]
+    may_call = life.state(now) in ("active", "canceled") and not refusal(subscription)
     return UsageDocument(
         subscription_id=subscription.id,
         customer_id=subscription.customer_id,
-        plan_key=plan.key,
+        plan_key=cut[stretch_at(cut, now)].plan.key,
         entitlements=_entitlements(used, granted.configs, may_call),
         payment_status=PaymentStatus(status=subscription.payment_status),
     )
@@ -85,9 +95,24 @@ def read_features(session: Session) -> dict[str, Feature]:
     return {feature.key: feature for feature in session.exec(select(Feature).order_by(col(Feature.key)))}
 
 
-def _used(session: Session, subscription: Subscription, allowance: Allowance, now: datetime) -> Used:
-    period = period_at(subscription.billing_anchor, allowance.cadence, now)
-    units = meter_total(session, subscription.id, allowance.meter, period.start, period.end, allowance.filters)
+def used_share(
+    session: Session, subscription_id: str, anchor: datetime, life: tuple[Stretch, ...], at: datetime
+) -> Fraction:
+    """How much of the most used allowance is gone, of those that come anew with each billing period; 0 without any."""
+    features = read_features(session)
+    cadence = life[stretch_at(life, at)].plan.billing_cadence
+    timeline, shares = read_timeline(session), [Fraction(0)]
+    for allowance in granted_at(life, at, features).allowances:
+        if allowance.limit and allowance.cadence == cadence:
+            period = allowance_period(life, anchor, allowance, features, at)
+            used = _used(session, subscription_id, allowance, period, timeline)
+            shares.append(Fraction(used.units, allowance.limit))
+    return max(shares)
+
+
+def _used(session: Session, subscription_id: str, allowance: Allowance, period: Period, timeline: Timeline) -> Used:
+    start, end = timeline.wall(period.start), timeline.wall(period.end)  # usage is dated by the gateway
+    units = meter_total(session, subscription_id, allowance.meter, start, end, allowance.filters)
     return Used(allowance, period, units)
 
 

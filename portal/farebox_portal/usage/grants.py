@@ -6,11 +6,12 @@ template; one that prices usage of a metered feature without a template lets it 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from farebox_portal.catalog.tables import Feature, Plan
-from farebox_portal.durations import Duration, parse_duration
+from farebox_portal.pricing.period import Period, period_at
+from farebox_portal.subscriptions.stretches import Stretch, phases, stretch_at
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,11 @@ class Grants:
 def phase_at(plan: Plan, started: datetime, at: datetime) -> tuple[Mapping[str, Any], datetime | None]:
     """The phase that a subscription begun at `started` is in, and when it ends (None: never).
 
-    Each phase begins where the durations of all before it end, counted from `started`; before that it is the first.
+    Before that it is the first.
     """
-    months, span = 0, timedelta()
-    for phase in plan.phases[:-1]:
-        length = parse_duration(phase["duration"])
-        months, span = months + length.months, span + length.span
-        if at < (ends_at := Duration(months, span).after(started)):
-            return phase, ends_at
-    return plan.phases[-1], None
+    return next(
+        (phase, ends_at) for phase, _, ends_at in phases(plan, None, started) if ends_at is None or at < ends_at
+    )
 
 
 def grants(plan: Plan, phase: Mapping[str, Any], features: Mapping[str, Feature]) -> Grants:
@@ -87,3 +84,38 @@ def _allowance(plan: Plan, card: Mapping[str, Any], feature: Feature, template: 
         cadence=template.get("usagePeriod") or card.get("billingCadence") or plan.billing_cadence,
         filters=feature.filters or {},
     )
+
+
+# --- over a whole life -----------------------------------------------------------------------------------------------
+
+
+def granted_at(life: tuple[Stretch, ...], at: datetime, features: Mapping[str, Feature]) -> Grants:
+    """What the stretch grants that is in force."""
+    stretch = life[stretch_at(life, at)]
+    return grants(stretch.plan, stretch.phase, features)
+
+
+def counted_from(
+    life: tuple[Stretch, ...], allowance: Allowance, features: Mapping[str, Feature], at: datetime
+) -> datetime | None:
+    """Since when usage counts against an allowance that is in force at `at`; None: since ever.
+
+    A change that brings fresh allowances begins to count anew, and so does a phase that allows another amount. A pause,
+    a phase that allows the same, and a change that keeps what was used go on counting.
+    """
+    for place in range(stretch_at(life, at), 0, -1):
+        stretch, before = life[place], life[place - 1]
+        if stretch.is_fresh:
+            return stretch.start
+        if stretch.is_next_phase and allowance not in grants(before.plan, before.phase, features).allowances:
+            return stretch.start
+    return None
+
+
+def allowance_period(
+    life: tuple[Stretch, ...], anchor: datetime, allowance: Allowance, features: Mapping[str, Feature], at: datetime
+) -> Period:
+    """The period of the allowance that contains `at`, without what no longer counts."""
+    period = period_at(anchor, allowance.cadence, at)
+    since = counted_from(life, allowance, features, at)
+    return period if since is None or since <= period.start else Period(since, period.end)

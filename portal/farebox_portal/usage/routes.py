@@ -12,9 +12,12 @@ from sqlmodel import Session, col, or_, select
 
 from farebox_portal.auth import AdminOnly, ClockDep, ReadSessionDep
 from farebox_portal.catalog.tables import Meter
+from farebox_portal.clock import SystemClock
 from farebox_portal.documents import Input, Instant, JsonRoute
 from farebox_portal.errors import Invalid, NotFound
+from farebox_portal.pages import Listing, PageDep, listing
 from farebox_portal.problems import RESPONSES
+from farebox_portal.usage import gateways
 from farebox_portal.usage.access import UsageDocument, usage_document
 from farebox_portal.usage.query import Question, as_csv, as_document, query_meter
 
@@ -92,6 +95,13 @@ def get_usage(subscription_id: str, session: ReadSessionDep, clock: ClockDep) ->
 def get_access(subscription_id: str, session: ReadSessionDep, clock: ClockDep) -> UsageDocument:
     """The same document: what the subscription may do now."""
     return usage_document(session, subscription_id, clock.now())
+
+
+@router.get("/gateways", response_model_exclude_none=True)
+def list_gateways(session: ReadSessionDep, page: PageDep) -> Listing[gateways.GatewayDocument]:
+    """Every plugin that delivers usage here, and when it was last heard of."""
+    now = SystemClock().now()
+    return listing(session, gateways.every(), page, lambda row: gateways.show(row, now))
 
 
 @router.get("/meters/{id_or_slug}/query")

@@ -54,6 +54,18 @@ class SpoolCursor(SQLModel, table=True):
     updated_at: datetime = Field(sa_type=UTCDateTime)
 
 
+class GatewayRow(SQLModel, table=True):
+    """A plugin's keeper with its workers, as it last told us. Times are real ones, also where billing's are not."""
+
+    __tablename__ = "gateways"
+
+    name: str = Field(primary_key=True)  # its spools are `<name>.<boot>.<worker>`
+    instance: str  # names its spool directory
+    boot: str  # names its process
+    last_seen_at: datetime = Field(sa_type=UTCDateTime)
+    left_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
 class QuarantinedEvent(SQLModel, table=True):
     """An event that could not be applied, with the reason. Kept, so that a fault here never loses or blocks usage."""
 

@@ -216,7 +216,7 @@ def test_other_counters_have_another_digest_and_other_limits_or_a_later_horizon_
 
     def digest(now: datetime = NOW) -> str:
         known = facts(session, customer)
-        return counters_digest(known, compile_account(known, now))
+        return counters_digest(known, compile_account(known, now), now)
 
     before = digest()
     assert digest(NOW + 20 * DAY) == before

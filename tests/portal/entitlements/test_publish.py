@@ -22,11 +22,11 @@ from farebox_portal.customers.tables import Customer
 from farebox_portal.db import transaction
 from farebox_portal.entitlements.publish import (
     Mark,
-    connect,
     ensure_directory,
     publish_pending,
     publish_policies,
 )
+from farebox_portal.entitlements.store import connect
 from farebox_portal.entitlements.tables import Publication
 from farebox_portal.subscriptions.tables import ApiKey, Subscription
 from rig.valkey import Valkey
@@ -154,6 +154,33 @@ def test_an_older_document_never_replaces_a_newer_one(
     publish_pending(engine, store, NOW)
     assert store.get(layout.account(customer_id)) == b"newer"
     assert version(store, customer_id) == b"10"
+    assert is_loaded(store, customer_id)
+
+
+def test_counters_that_came_with_an_unpublished_document_are_not_taken_for_those_before(
+    engine: Engine, store: redis.Redis, account: tuple[str, str, str]
+) -> None:
+    """A plan is changed and changed back before either is published, and a rebuild loads what was between."""
+    customer_id, _, _ = account
+
+    def at_version(number: int) -> None:
+        with transaction(engine) as session:
+            session.get_one(Customer, customer_id).entitlements_version = number
+
+    publish_pending(engine, store, NOW)
+    load(store, customer_id)
+    at_version(2)
+    publish_pending(engine, store, NOW)
+    assert is_loaded(store, customer_id), "nothing about the counters has changed"
+    store.hset(layout.counters(customer_id), "ver", "3")  # the rebuild of a document with other counters
+    at_version(4)
+    publish_pending(engine, store, NOW)
+    assert version(store, customer_id) == b"4"
+    assert not is_loaded(store, customer_id)
+    load(store, customer_id)
+    store.hset(layout.counters(customer_id), "ver", "5")  # the rebuild of the document that is published next
+    at_version(5)
+    publish_pending(engine, store, NOW)
     assert is_loaded(store, customer_id)
 
 

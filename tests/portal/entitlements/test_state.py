@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,7 +29,7 @@ from builders.portal import (
 )
 from builders.portal_http import Portal
 from farebox.v1.entitlements_pb2 import Account
-from farebox.v1.usage_pb2 import AccountState, Receipt, UsageBatch, UsageEvent
+from farebox.v1.usage_pb2 import AccountState, Heartbeat, HeartbeatReceipt, Receipt, UsageBatch, UsageEvent
 from farebox_portal.clock import from_ms, to_ms
 from farebox_portal.customers.tables import Customer
 from farebox_portal.db import transaction
@@ -36,6 +37,7 @@ from farebox_portal.entitlements.routes import PROTOBUF, router
 from farebox_portal.entitlements.state import account_state
 from farebox_portal.errors import NotFound
 from farebox_portal.subscriptions.tables import Subscription
+from farebox_portal.usage.gateways import hear
 from farebox_portal.usage.ingest import apply_batch
 from farebox_portal.usage.tables import UsageHour, UsageRow
 from farebox_portal.usage.totals import meter_total
@@ -65,12 +67,12 @@ def subscription(portal: Portal) -> Subscription:
 
 def use(portal: Portal, *events: UsageEvent, end: int = 100) -> None:
     with transaction(portal.engine) as session:
-        apply_batch(session, a_batch(*events, end=end), NOW)
+        apply_batch(session, a_batch(*events, spool="host.1.w0", end=end), NOW)
 
 
 def state(portal: Portal, account_id: str) -> AccountState:
     with transaction(portal.engine, read_only=True) as session:
-        return account_state(session, account_id, NOW)
+        return account_state(session, account_id, NOW, "host", NOW)
 
 
 def counters(found: AccountState) -> Counters:
@@ -91,14 +93,30 @@ def test_counters_are_the_totals_of_the_last_the_current_and_the_next_period(
     }
 
 
-def test_the_document_and_every_cursor_come_with_the_counters(portal: Portal, subscription: Subscription) -> None:
+def test_the_document_and_the_asker_s_cursors_come_with_the_counters(
+    portal: Portal, subscription: Subscription
+) -> None:
     with transaction(portal.engine) as session:
         session.get_one(Customer, subscription.customer_id).entitlements_version = 5
     use(portal, an_event(subscription), end=70)
     found = state(portal, subscription.customer_id)
     account = Account.FromString(found.account)
     assert (account.id, account.version) == (subscription.customer_id, 5)
-    assert dict(found.cursors) == {"host/0/1": 70}
+    assert dict(found.cursors) == {"host.1.w0": 70}
+
+
+def test_the_gateways_that_may_have_more_come_with_the_cursors_of_their_spools(
+    portal: Portal, subscription: Subscription
+) -> None:
+    with transaction(portal.engine) as session:
+        for spool in ("host.1.w0", "live.1.w0", "live.1.w1", "lost.1.w0", "left.1.w0", "livelier.1.w0", "never.1.w0"):
+            apply_batch(session, a_batch(an_event(subscription, spool), spool=spool, end=7), NOW)
+        for name in ("live", "lost", "left"):
+            seen_at = NOW if name == "live" else NOW - DAY
+            hear(session, Heartbeat(gateway=name, instance="i", boot="b", is_leaving=name == "left"), seen_at)
+        found = account_state(session, subscription.customer_id, NOW, "host", NOW)
+    assert [(gateway.name, gateway.is_live) for gateway in found.gateways] == [("live", True), ("lost", False)]
+    assert sorted(found.cursors) == ["host.1.w0", "live.1.w0", "live.1.w1", "lost.1.w0"]
 
 
 def test_another_account_s_usage_is_not_in_it(portal: Portal, subscription: Subscription) -> None:
@@ -134,7 +152,7 @@ def test_totals_and_cursor_are_of_one_instant_although_a_batch_is_booked_in_betw
     with transaction(portal.engine, read_only=True) as session:
         session.exec(select(Customer.id)).all()  # the first read fixes what this transaction sees
         use(portal, an_event(subscription, tokens=5), end=900)
-        found = account_state(session, subscription.customer_id, NOW)
+        found = account_state(session, subscription.customer_id, NOW, "host", NOW)
     assert counters(found) == {}
     assert dict(found.cursors) == {}
 
@@ -161,7 +179,7 @@ def test_a_reader_while_batches_are_booked_never_sees_totals_and_cursor_of_two_m
         while not done.is_set():
             found = state(portal, subscription.customer_id)
             used = sum(counters(found).values())
-            assert used == found.cursors.get("host/0/1", 0)
+            assert used == found.cursors.get("host.1.w0", 0)
             seen.add(used)
         shipping.result()
     assert len(seen) > 2, "the reader saw nothing of what was booked"
@@ -226,9 +244,44 @@ def test_the_state_is_sent_as_protobuf(portal: Portal, subscription: Subscriptio
     assert portal.get("/internal/v1/accounts/nobody/state", token=portal.plugin_token).status_code == 404
 
 
+def beat(portal: Portal, **fields: object) -> Any:
+    heartbeat = Heartbeat(**{"gateway": "g1", "instance": "i1", "boot": "b1", "is_first": True} | fields)  # type: ignore[arg-type]
+    headers = {"Content-Type": PROTOBUF}
+    body = heartbeat.SerializeToString()
+    return portal.post("/internal/v1/gateways", token=portal.plugin_token, content=body, headers=headers)
+
+
+def test_a_gateway_is_heard_and_listed_with_the_state(portal: Portal, subscription: Subscription) -> None:
+    first, second = beat(portal), beat(portal, is_first=False)
+    assert [HeartbeatReceipt.FromString(each.content).was_away for each in (first, second)] == [True, False]
+    use(portal, an_event(subscription), end=5)
+    path = f"/internal/v1/accounts/{subscription.customer_id}/state"
+    answer = portal.get(path, token=portal.plugin_token, params={"gateway": "host"})
+    found = AccountState.FromString(answer.content)
+    assert [(gateway.name, gateway.is_live) for gateway in found.gateways] == [("g1", True)]
+    assert dict(found.cursors) == {"host.1.w0": 5}
+
+
+def test_a_second_gateway_of_a_name_is_told_what_to_do(portal: Portal) -> None:
+    beat(portal)
+    answer = beat(portal, instance="i2")
+    assert (answer.status_code, answer.json()["code"]) == (409, "gateway_name_taken")
+    assert "FAREBOX_GATEWAY_NAME" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "x" * 65, "ü"])
+def test_what_is_no_heartbeat_is_refused(portal: Portal, name: str) -> None:
+    assert beat(portal, gateway=name).status_code == 400
+    headers = {"Content-Type": PROTOBUF}
+    nonsense = portal.post("/internal/v1/gateways", token=portal.plugin_token, content=b"\xff", headers=headers)
+    assert nonsense.status_code == 400
+
+
 def test_only_the_plugin_may_deliver_and_load(portal: Portal, subscription: Subscription) -> None:
     path = f"/internal/v1/accounts/{subscription.customer_id}/state"
     assert portal.client.get(path).status_code == 401
     assert portal.get(path).status_code == 403
     assert portal.client.post("/internal/v1/usage").status_code == 401
     assert portal.post("/internal/v1/usage").status_code == 403
+    assert portal.client.post("/internal/v1/gateways").status_code == 401
+    assert portal.post("/internal/v1/gateways").status_code == 403

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from builders.documents import a_plan, faults
+from builders.documents import a_card, a_plan, faults
 from farebox.v1 import digest
 from farebox_portal.clock import FrozenClock
 from farebox_portal.customers.tables import Customer
@@ -38,9 +38,14 @@ def test_a_subscription_begins_at_once_and_brings_a_key(shop: TestClient, engine
         "customerId": shop.get("/v1/customers/acme").json()["id"],
         "customerKey": "acme",
         "plan": {"id": shop.get("/v1/plans/free").json()["id"], "key": "free", "version": 1, "name": "Free"},
+        "phase": {"key": "default", "name": "Default", "activeFrom": "2026-01-31T10:00:00Z"},
         "status": "active",
         "activeFrom": "2026-01-31T10:00:00Z",
         "billingAnchor": "2026-01-31T10:00:00Z",
+        "billingCadence": "P1M",
+        "currentPeriod": {"from": "2026-01-31T10:00:00Z", "to": "2026-02-28T10:00:00Z"},
+        "currency": "USD",
+        "scheduled": [],
         "paymentStatus": "not_required",
         "metadata": {"order": 7},
         "createdAt": "2026-01-31T10:00:00Z",
@@ -63,7 +68,8 @@ def test_the_newest_active_version_is_what_is_bought(shop: TestClient) -> None:
     shop.post(f"/v1/plans/{second}/publish")
     assert subscribe(shop)["plan"]["version"] == 2
     assert shop.post("/v1/customers", json={"key": "late", "name": "L"}).status_code == 201
-    assert subscribe(shop, customerKey="late", plan={"key": "free", "version": 1})["plan"]["version"] == 1
+    late = shop.post("/v1/subscriptions", json={"customerKey": "late", "plan": {"key": "free", "version": 1}})
+    assert late.json()["code"] == "plan_not_active", "its successor took its place"
 
 
 @pytest.mark.parametrize(
@@ -209,9 +215,116 @@ def test_subscriptions_are_listed_by_customer_and_status(shop: TestClient, clock
     assert shop.get("/v1/subscriptions?customerId=none").status_code == 404
 
 
+def step(shop: TestClient, made: dict[str, Any], name: str, body: object = None) -> Any:
+    return shop.post(f"/v1/subscriptions/{made['id']}/{name}", json=body)
+
+
+def test_a_subscription_can_begin_with_the_next_cycle_of_an_anchor_and_in_a_phase(shop: TestClient) -> None:
+    phases = [
+        {"key": "trial", "name": "Trial", "duration": "P14D", "rateCards": [a_card()]},
+        {"key": "full", "name": "Full", "rateCards": [a_card()]},
+    ]
+    plan = shop.post("/v1/plans", json=a_plan(key="phased", phases=phases)).json()["id"]
+    shop.post(f"/v1/plans/{plan}/publish")
+    order = {"plan": {"key": "phased"}, "timing": "next_billing_cycle", "billingAnchor": "2026-01-01T00:00:00Z"}
+    refused = shop.post("/v1/subscriptions", json=ORDER | order | {"startingPhase": "none"})
+    assert list(faults(refused)) == ["/startingPhase"]
+    made = subscribe(shop, **order, startingPhase="full")
+    assert (made["status"], made["activeFrom"], made["phase"]["key"]) == ("scheduled", "2026-02-01T00:00:00Z", "full")
+    assert [(event["at"], event["kind"]) for event in made["scheduled"]] == [("2026-02-01T00:00:00Z", "start")]
+    step(shop, made, "cancel")
+    trial = subscribe(shop, plan={"key": "phased"})
+    assert trial["phase"]["activeTo"] == "2026-02-14T10:00:00Z"
+    assert [(event["at"], event["kind"], event["phase"]) for event in trial["scheduled"]] == [
+        ("2026-02-14T10:00:00Z", "phase", "full")
+    ]
+
+
+def test_a_pause_takes_access_and_gives_it_back(shop: TestClient, clock: FrozenClock, engine: Engine) -> None:
+    made = subscribe(shop)
+    before = version(engine)
+    paused = step(shop, made, "pause").json()
+    assert paused["status"] == "paused"
+    assert version(engine) > before
+    usage = f"/v1/subscriptions/{made['id']}/usage"
+    assert not shop.get(usage).json()["entitlements"]["api_requests"]["hasAccess"]
+    assert step(shop, made, "pause").json()["code"] == "subscription_paused"
+    assert shop.get("/v1/subscriptions?status=paused").json()["totalCount"] == 1
+    assert shop.get("/v1/subscriptions?status=active").json()["totalCount"] == 0
+    clock.advance(timedelta(days=1))
+    assert step(shop, made, "resume").json()["status"] == "active"
+    assert shop.get(usage).json()["entitlements"]["api_requests"]["hasAccess"]
+    assert step(shop, made, "resume").json()["code"] == "subscription_not_paused"
+    planned = step(shop, made, "pause", {"timing": "2026-02-05T00:00:00Z", "resumesAt": "2026-02-06T00:00:00Z"}).json()
+    assert [(event["at"], event["kind"]) for event in planned["scheduled"]] == [
+        ("2026-02-05T00:00:00Z", "pause"),
+        ("2026-02-06T00:00:00Z", "resume"),
+    ]
+    assert step(shop, made, "unschedule-change").json()["scheduled"] == []
+    assert step(shop, made, "unschedule-change").json()["code"] == "change_not_scheduled"
+    assert list(faults(step(shop, made, "pause", {"resumesAt": "2026-01-01T00:00:00Z"}))) == ["/resumesAt"]
+
+
+def test_what_has_not_begun_can_be_deleted_with_its_keys(shop: TestClient, engine: Engine) -> None:
+    made = subscribe(shop, timing="2026-06-01T00:00:00Z")
+    before = version(engine)
+    assert shop.delete(f"/v1/subscriptions/{made['id']}").status_code == 204
+    assert version(engine) > before
+    assert shop.get(f"/v1/subscriptions/{made['id']}").status_code == 404
+    assert shop.get(f"/v1/keys/{made['apiKey']['id']}").status_code == 404
+    refused = shop.delete(f"/v1/subscriptions/{subscribe(shop)['id']}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "subscription_begun")
+
+
+def test_a_successor_may_be_ordered_and_restoring_calls_it_off(shop: TestClient) -> None:
+    first = subscribe(shop)
+    end = step(shop, first, "cancel", {"timing": "next_billing_cycle"}).json()["activeTo"]
+    second = subscribe(shop, timing=end)
+    refused = step(shop, first, "unschedule-cancelation")
+    assert (refused.status_code, refused.json()["code"]) == (409, "subscription_limit_reached")
+    restored = step(shop, first, "restore").json()
+    assert (restored["status"], restored["scheduled"]) == ("active", [])
+    assert shop.get(f"/v1/subscriptions/{second['id']}").status_code == 404
+    assert step(shop, first, "restore").json()["code"] == "nothing_scheduled"
+
+
+def test_a_change_is_previewed_made_and_repeated_once(shop: TestClient, clock: FrozenClock) -> None:
+    plan = shop.post("/v1/plans", json=a_plan(a_card(entitlementTemplate=None), key="open")).json()["id"]
+    shop.post(f"/v1/plans/{plan}/publish")
+    made = subscribe(shop)
+    clock.advance(timedelta(days=1))
+    path, body = f"/v1/subscriptions/{made['id']}/change", {"plan": {"key": "open"}}
+    previewed = shop.post(f"{path}/preview", json=body).json()
+    assert shop.get("/v1/subscriptions?planKey=open").json()["totalCount"] == 0, "it was but a preview"
+    answers = [shop.post(path, json=body, headers={"Idempotency-Key": "once"}) for _ in range(2)]
+    assert [answer.json() for answer in answers] == [previewed, previewed]
+    assert previewed["next"]["plan"]["key"] == "open"
+    [found] = shop.get("/v1/subscriptions?planKey=open").json()["items"]
+    assert found == previewed["next"]
+    keys = shop.get(f"/v1/subscriptions/{made['id']}/keys").json()["items"]
+    assert [key["id"] for key in keys] == [made["apiKey"]["id"]]
+    shop.post(f"{path}/preview", json=body)
+    again = shop.post(path, json=body)
+    assert (again.status_code, again.json()["code"]) == (409, "plan_unchanged")
+    assert shop.post(f"/v1/subscriptions/{made['id']}/migrate").json()["code"] == "plan_unchanged"
+    assert shop.post("/v1/subscriptions/none/change/preview", json=body).json()["code"] == "subscription_not_found"
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", ""), ("POST", "/cancel"), ("POST", "/unschedule-cancelation"), ("GET", "/keys"), ("POST", "/keys")],
+    [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/keys"),
+        ("POST", "/keys"),
+        ("POST", "/cancel"),
+        ("POST", "/unschedule-cancelation"),
+        ("POST", "/unschedule-change"),
+        ("POST", "/restore"),
+        ("POST", "/pause"),
+        ("POST", "/resume"),
+        ("POST", "/migrate"),
+    ],
 )
 def test_what_does_not_exist_is_a_404(shop: TestClient, method: str, path: str) -> None:
     answer = shop.request(method, f"/v1/subscriptions/01KG8NJW00AX7G2MGW7JGNQ17P{path}")

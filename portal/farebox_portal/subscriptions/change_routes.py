@@ -1,0 +1,65 @@
+"""Changes of plan over HTTP. What was used decides the credit, and usage is read by those who know it: see `app.py`."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from farebox_portal.auth import AdminOnly, ClockDep, ReadSessionDep
+from farebox_portal.documents import JsonRoute
+from farebox_portal.idempotency import OnceDep
+from farebox_portal.problems import RESPONSES
+from farebox_portal.subscriptions import lifecycle, plan_change
+from farebox_portal.subscriptions.plan_change import ChangeDocument, ChangeInput, MigrateInput, PlannedChange, UsedShare
+from farebox_portal.subscriptions.tables import Subscription
+
+
+def change_router(used_share: UsedShare) -> APIRouter:
+    """The routes, with what tells them how much of an allowance was used."""
+    router = APIRouter(
+        prefix="/v1/subscriptions/{subscription_id}",
+        tags=["subscriptions"],
+        route_class=JsonRoute,
+        dependencies=[AdminOnly],
+        responses=RESPONSES,
+    )
+
+    @router.post("/change", response_model=ChangeDocument)
+    def change_plan(subscription_id: str, body: ChangeInput, once: OnceDep) -> JSONResponse:
+        """Another plan under the same subscription: same keys, same anchor."""
+        return _carry_out(
+            once,
+            subscription_id,
+            lambda row: plan_change.plan_change(once.session, row, body, used_share, once.now),
+        )
+
+    @router.post("/change/preview", response_model_exclude_none=True)
+    def preview_change(
+        subscription_id: str, body: ChangeInput, session: ReadSessionDep, clock: ClockDep
+    ) -> ChangeDocument:
+        """What `change` with the same body would do now. Changes nothing."""
+        now = clock.now()
+        row = lifecycle.get(session, subscription_id)
+        return plan_change.show(session, plan_change.plan_change(session, row, body, used_share, now), now)
+
+    @router.post("/migrate", response_model=ChangeDocument)
+    def migrate(subscription_id: str, once: OnceDep, body: MigrateInput | None = None) -> JSONResponse:
+        """Another version of the same plan. Allowances and phase go on."""
+        wanted = body or MigrateInput()
+        return _carry_out(
+            once, subscription_id, lambda row: plan_change.plan_migration(once.session, row, wanted, once.now)
+        )
+
+    return router
+
+
+def _carry_out(once: OnceDep, subscription_id: str, plan: Callable[[Subscription], PlannedChange]) -> JSONResponse:
+    def produce() -> ChangeDocument:
+        row = lifecycle.get(once.session, subscription_id)
+        plan_change.lock(once.session, row)
+        planned = plan(row)
+        answer = plan_change.show(once.session, planned, once.now)
+        plan_change.carry_out(once.session, planned, once.now)
+        return answer
+
+    return once.answer(200, produce)
