@@ -15,6 +15,7 @@ afterwards has lost nothing, because the page cache is the kernel's. ``fdatasync
 and bounds what a power cut can take.
 
 A torn frame can only be the last one of a file whose writer died in the middle of a write; the reader stops before it.
+Behind it may stand zeros, where a power cut let the file's size reach the disk before its content.
 A broken frame anywhere else is damage, and reading stops with an error rather than skipping usage.
 
 Positions are absolute byte offsets over the whole life of a spool. A segment's name carries the position of its first
@@ -298,7 +299,8 @@ class SpoolReader:
                 break
             payload = data[start : start + length]
             if zlib.crc32(payload) != checksum:
-                if may_be_torn and start + length == end:
+                # After a power cut a file may be longer than what reached the disk: the rest of it is zeros.
+                if may_be_torn and not data[start + length :].strip(b"\0"):
                     break
                 raise SpoolDamaged(f"{self.spool}: checksum at {self.position + position}")
             position = start + length

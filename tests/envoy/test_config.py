@@ -247,7 +247,7 @@ def test_each_feed_has_a_cluster_of_its_own_with_live_workers_only(bootstrap: di
     for name in ("farebox_authz", "farebox_ext_proc", "farebox_access_log"):
         cluster = clusters[name]
         assert len(cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]) == 2
-        assert cluster["common_lb_config"]["healthy_panic_threshold"] == {"value": 0}
+        assert cluster["common_lb_config"]["healthy_panic_threshold"] == {"value": 1}
         assert cluster["health_checks"][0]["grpc_health_check"] == {}
         assert cluster["circuit_breakers"]["thresholds"][0]["max_requests"] > 1024
         assert cluster["outlier_detection"]["consecutive_local_origin_failure"] == 1

@@ -92,6 +92,27 @@ def test_wherever_the_last_frame_is_torn_reading_stops_before_it_and_that_is_no_
         assert len(read_all(tmp_path)) == 2, f"{cut} bytes are missing"
 
 
+@pytest.mark.parametrize("zeros", [1, 7, 8, 4096])
+def test_zeros_behind_a_half_written_frame_are_a_power_cut_and_no_damage(tmp_path: Path, zeros: int) -> None:
+    writer = SpoolWriter(tmp_path, "w0")
+    writer.append([record(INTENT, "r1", "a", "s", "k", "p", "h")])
+    whole = writer.end
+    writer.append([record(INTENT, "r2", "a", "s", "k", "p", "h")])
+    writer.close()
+    (_, path) = segments(tmp_path)["w0"][0]
+    size = path.stat().st_size
+    for kept in range(whole, size):
+        with path.open("r+b") as file:
+            data = file.read()
+            file.seek(0)
+            file.write(data[:kept] + b"\0" * (size - kept + zeros))
+        found = [
+            fields[0] for frame in SpoolReader(tmp_path, "w0").read() for r in frame.records for fields in [r.fields()]
+        ]
+        assert found == ["r1"]
+        path.write_bytes(data)
+
+
 def test_every_flipped_bit_of_the_last_frame_is_noticed(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path, "w0")
     writer.append(TURN)
