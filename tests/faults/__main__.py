@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--database", choices=(SQLITE, POSTGRESQL), default=SQLITE, help="where the ledger is")
-    parser.add_argument("--transport", choices=("grpcio", "h2"), default="grpcio", help="how the plugin talks to Envoy")
+    parser.add_argument("--transport", choices=("grpcio", "h2"), default="h2", help="how the plugin talks to Envoy")
     parser.add_argument("--folder", type=Path, help="where logs, spools and the ledger are left")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every `with`: nothing outlives this process

@@ -30,7 +30,7 @@ from sqlalchemy import text
 from farebox.v1 import layout
 from farebox.v1.entitlements_pb2 import Account
 from farebox.v1.usage_pb2 import UsageEvent
-from farebox_plugin.spool import ALLOWED, SETTLED, VOID, SpoolReader, segments
+from farebox_plugin.spool import ALLOWED, CLOSED, SETTLED, VOID, SpoolReader, segments
 from faults.load import STRANGER, Answer
 from faults.rig import Rig
 
@@ -87,7 +87,7 @@ class Evidence:
     hung_up: frozenset[str] = frozenset()  # paths whose client did not wait
     served: Mapping[str, int] = field(default_factory=dict)  # path -> units, of what the upstream answered with 2xx
     reached: frozenset[str] = frozenset()  # paths that reached the upstream, whatever came of it
-    let_in: frozenset[str] = frozenset()  # rids with an A record
+    let_in: frozenset[str] = frozenset()  # rids with an A record that its worker has not taken back
     ended: frozenset[str] = frozenset()  # rids with an S or a V record
     rows: tuple[Row, ...] = ()
     hourly: int = 0  # the sum of usage_hours
@@ -222,7 +222,7 @@ class Spools:
 
 
 def read_spools(rig: Rig) -> Spools:
-    let_in: dict[str, set[str]] = {}
+    let_in: dict[str, set[tuple[str, str]]] = {}  # rids with the spool that says so
     ended: dict[str, set[str]] = {}
     settled: dict[str, set[str]] = {}
     for spool, parts in segments(rig.archive).items():
@@ -233,10 +233,19 @@ def read_spools(rig: Rig) -> Spools:
                     event = UsageEvent.FromString(record.body)
                     ended.setdefault(event.account_id, set()).add(event.rid)
                     settled.setdefault(event.account_id, set()).add(event.rid)
-                elif record.kind in (ALLOWED, VOID):
-                    rid, account = record.fields()[:2]
-                    (let_in if record.kind == ALLOWED else ended).setdefault(account, set()).add(rid)
-    return Spools(*({account: frozenset(rids) for account, rids in each.items()} for each in (let_in, ended, settled)))
+                    continue
+                rid, account = record.fields()[:2]
+                if record.kind == VOID:
+                    ended.setdefault(account, set()).add(rid)
+                elif record.kind == ALLOWED:
+                    let_in.setdefault(account, set()).add((rid, spool))
+                elif record.kind == CLOSED:  # behind an A: its answer was not read any more
+                    let_in.get(account, set()).discard((rid, spool))
+    return Spools(
+        let_in={account: frozenset(rid for rid, _ in found) for account, found in let_in.items()},
+        ended={account: frozenset(rids) for account, rids in ended.items()},
+        settled={account: frozenset(rids) for account, rids in settled.items()},
+    )
 
 
 def gather(rig: Rig, customers: Sequence[Customer], answers: Sequence[Answer]) -> list[Evidence]:

@@ -127,7 +127,7 @@ class Rig:
     `database`: what the portal keeps the ledger in, SQLITE or POSTGRESQL. `transport`: the plugin's, grpcio or h2.
     """
 
-    def __init__(self, folder: Path, *, database: str = SQLITE, transport: str = "grpcio") -> None:
+    def __init__(self, folder: Path, *, database: str = SQLITE, transport: str = "h2") -> None:
         self.folder = folder
         self.database_kind = database
         self.transport = transport
