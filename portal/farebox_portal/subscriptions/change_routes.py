@@ -6,12 +6,17 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from farebox_portal.auth import AdminOnly, ClockDep, ReadSessionDep
-from farebox_portal.documents import JsonRoute
+from farebox_portal.documents import JsonRoute, Output
 from farebox_portal.idempotency import OnceDep
 from farebox_portal.problems import RESPONSES
 from farebox_portal.subscriptions import lifecycle, plan_change
 from farebox_portal.subscriptions.plan_change import ChangeDocument, ChangeInput, MigrateInput, PlannedChange, UsedShare
 from farebox_portal.subscriptions.tables import Subscription
+
+
+class CreditEstimate(Output):
+    credit_amount: str
+    currency: str
 
 
 def change_router(used_share: UsedShare) -> APIRouter:
@@ -41,6 +46,14 @@ def change_router(used_share: UsedShare) -> APIRouter:
         now = clock.now()
         row = lifecycle.get(session, subscription_id)
         return plan_change.show(session, plan_change.plan_change(session, row, body, used_share, now), now)
+
+    @router.post("/change/estimate-credit")
+    def estimate_credit(
+        subscription_id: str, body: ChangeInput, session: ReadSessionDep, clock: ClockDep
+    ) -> CreditEstimate:
+        """Of the preview the credit alone, as Zuplo's portal asks for it."""
+        credit = preview_change(subscription_id, body, session, clock).credit
+        return CreditEstimate(credit_amount=credit.amount, currency=credit.currency)
 
     @router.post("/migrate", response_model=ChangeDocument)
     def migrate(subscription_id: str, once: OnceDep, body: MigrateInput | None = None) -> JSONResponse:

@@ -295,6 +295,8 @@ def test_a_change_is_previewed_made_and_repeated_once(shop: TestClient, clock: F
     clock.advance(timedelta(days=1))
     path, body = f"/v1/subscriptions/{made['id']}/change", {"plan": {"key": "open"}}
     previewed = shop.post(f"{path}/preview", json=body).json()
+    estimate = shop.post(f"{path}/estimate-credit", json=body).json()
+    assert estimate == {"creditAmount": previewed["credit"]["amount"], "currency": "USD"}
     assert shop.get("/v1/subscriptions?planKey=open").json()["totalCount"] == 0, "it was but a preview"
     answers = [shop.post(path, json=body, headers={"Idempotency-Key": "once"}) for _ in range(2)]
     assert [answer.json() for answer in answers] == [previewed, previewed]

@@ -190,6 +190,16 @@ def test_a_phase_with_another_allowance_counts_anew_and_one_with_the_same_goes_o
 
 
 @pytest.mark.usefixtures("catalog")
+def test_a_pause_at_the_very_end_of_a_phase_does_not_hide_that_the_next_one_counts_anew(session: Session) -> None:
+    row = an_order(session, "trial")
+    use(session, row, 10, APRIL + DAY)
+    ends = APRIL + 14 * DAY
+    lifecycle.pause(session, row, lifecycle.PauseInput(), ends)
+    lifecycle.resume(session, row, "immediate", ends + DAY)
+    assert entitled(session, row, ends + DAY) == (1000, 0)
+
+
+@pytest.mark.usefixtures("catalog")
 def test_a_migration_keeps_phase_and_allowance_and_credits_by_time_alone(session: Session) -> None:
     row = an_order(session, "pro")
     a_plan(session, a_card(limit=20_000), a_fee("39"), key="pro", version=2)

@@ -19,9 +19,11 @@ from sqlmodel import Session, select
 from builders.portal import a_batch, a_database, an_event
 from builders.subscriptions import APRIL, ORDER, a_catalog, an_order
 from farebox_portal import audit
+from farebox_portal.customers.tables import Customer
 from farebox_portal.errors import Conflict
 from farebox_portal.subscriptions import document, lifecycle, plan_change
 from farebox_portal.subscriptions.plan_change import ChangeInput
+from farebox_portal.subscriptions.rows import read_life, read_plans
 from farebox_portal.subscriptions.tables import Subscription
 from farebox_portal.usage.access import usage_document, used_share
 from farebox_portal.usage.ingest import apply_batch
@@ -113,14 +115,18 @@ class WholeLife(RuleBasedStateMachine):
         self.begun.rollback()
         self.connection.close()
 
-    @initialize()
-    def open_shop(self) -> None:
+    @initialize(plan=st.sampled_from(PLANS))
+    def open_shop(self, plan: str) -> None:
         a_catalog(self.session)
+        self.subscribe(plan, 0)
 
     # --- what is done ---
 
-    @rule(days=st.integers(1, 40))
-    def wait(self, days: int) -> None:
+    @rule(units=st.integers(0, 500), days=st.sampled_from([1, 2, 5, 9, 14, 20, 40]))
+    def wait(self, units: int, days: int) -> None:
+        """Something is used today, and then time passes."""
+        if units and self.model is not None and self.model.state(self.today) in ("active", "canceled"):
+            self._use(units)
         self.today += days
 
     @precondition(lambda self: self.model is None or self.model.state(self.today) == "inactive")
@@ -282,17 +288,6 @@ class WholeLife(RuleBasedStateMachine):
             delete()
             self.model = self.row = None
 
-    @precondition(lambda self: self.model is not None and self.model.state(self.today) in ("active", "canceled"))
-    @rule(units=st.integers(1, 500))
-    def use(self, units: int) -> None:
-        model, row = self._both()
-        # An hour into the day: later than all that was decided on it.
-        at = on(self.today) + timedelta(hours=1, microseconds=1000 * len(model.used))
-        event = an_event(row, rid=f"{row.id}-{self.today}-{units}", at=at, api_requests=units)
-        if self.today not in model.used:
-            apply_batch(self.session, a_batch(event, spool=f"{row.id}-{self.today}"), at)
-            model.used[self.today] = units
-
     # --- what has to hold ---
 
     @invariant()
@@ -300,16 +295,16 @@ class WholeLife(RuleBasedStateMachine):
         if self.model is None or self.row is None:
             return
         model, row = self.model, self.row
+        life = read_life(self.session, row)
+        plans = read_plans(self.session, [life])
+        customer = self.session.get_one(Customer, row.customer_id)
         for ahead in (0, 1, 5, 14, 15, 31, 46, 90):
             day = self.today + ahead
-            if model.end is not None and model.end <= max(day, model.start):
-                assert document.show(self.session, row, on(day)).status == "inactive"
-                continue
-            found = document.show(self.session, row, on(day))
-            cell = model.days[max(day, model.start)]
-            assert (found.status, found.plan.key) == (model.state(day), cell.plan)
-            assert found.phase.key == model.phase(max(day, model.start))
-            assert found.active_to == (None if model.end is None else on(model.end))
+            found = document.show_life(row, customer, life, plans, on(day))
+            assert (found.status, found.active_to) == (model.state(day), None if model.end is None else on(model.end))
+            if found.status != "inactive":
+                cell = model.days[max(day, model.start)]
+                assert (found.plan.key, found.phase.key) == (cell.plan, model.phase(max(day, model.start)))
 
     @invariant()
     def allowances_count_what_they_should(self) -> None:
@@ -326,11 +321,14 @@ class WholeLife(RuleBasedStateMachine):
     def it_is_listed_under_its_state_and_plan(self) -> None:
         if self.model is None or self.row is None:
             return
-        plan = document.show(self.session, self.row, on(self.today)).plan.key
-        for state in ("scheduled", "active", "canceled", "paused", "inactive"):
-            wanted = lifecycle.every(on(self.today), status=state, plan_key=plan)
+        plan = self.model.days[max(self.today, self.model.start)].plan
+        state = self.model.state(self.today)
+        if state == "inactive":
+            plan = read_plans(self.session, [life := read_life(self.session, self.row)])[life.segments[-1].plan_id].key
+        for asked in ("scheduled", "active", "canceled", "paused", "inactive"):
+            wanted = lifecycle.every(on(self.today), status=asked, plan_key=plan)
             ids = [row.id for row in self.session.exec(wanted)]
-            assert (self.row.id in ids) == (state == self.model.state(self.today))
+            assert (self.row.id in ids) == (asked == state)
 
     @invariant()
     def every_step_stands_in_the_log(self) -> None:
@@ -347,6 +345,13 @@ class WholeLife(RuleBasedStateMachine):
         assert self.model is not None
         assert self.row is not None
         return self.model, self.row
+
+    def _use(self, units: int) -> None:
+        model, row = self._both()
+        at = on(self.today) + timedelta(hours=1)  # later than all that is decided on this day
+        event = an_event(row, rid=f"{row.id}-{self.today}", at=at, api_requests=units)
+        apply_batch(self.session, a_batch(event, spool=f"{row.id}-{self.today}"), at)
+        model.used[self.today] = units
 
     def _timing(self, timing: str | int | None) -> Any:
         return on(self.today + timing) if isinstance(timing, int) else timing
