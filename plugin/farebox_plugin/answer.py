@@ -21,6 +21,7 @@ from farebox_plugin.records import Call, Grant, Refusal
 from farebox_plugin.terms import FOREVER_MS, Counter, Terms
 
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"  # where Envoy keeps what we answer, whatever the filter is called
+GRANT = "grant"  # the field in it that comes back to us; the others are for people's own access logs
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 UPGRADE_HELPS = ("quota_exceeded", "not_entitled")
 PROBLEM_BASE = "https://farebox.dev/problems/"
@@ -66,36 +67,70 @@ def allowed_prefix(terms: Terms) -> bytes:
     return response.SerializeToString()
 
 
-def allowed_suffix(rid: str, rate_limit: str | None, held: Mapping[str, int] | None = None) -> bytes:
-    """The part of an allowed answer that is the request's own. `held`: for ext_proc, should the body tell no usage."""
-    response = CheckResponse()
-    fields = response.dynamic_metadata.fields
-    fields["rid"].string_value = rid
+def allowed_suffix(rid: str, terms: Terms, rate_limit: str | None, held: Mapping[str, int] | None = None) -> bytes:
+    """The part of an allowed answer that is the request's own. `held`: for ext_proc, should the body tell no usage.
+
+    Everything that settling needs travels as one text, the grant: each field of a Struct is a message in a message,
+    and Envoy's feeds bring back one for each request. The few bytes are put together by hand, which costs a fifth of
+    filling a CheckResponse; a test compares the two.
+    """
+    text = f"{rid} {_grant_of(terms)}"
     if held:
-        of_meters = (f"{meter}={units}" for meter, units in held.items() if meter != layout.OPEN_REQUEST)
-        fields["held"].string_value = ",".join(of_meters)
-    if rate_limit:
-        _set(response.ok_response.response_headers_to_add.add(), "RateLimit", rate_limit)
-    return response.SerializeToString()
+        text += " " + ",".join(f"{meter}={units}" for meter, units in held.items() if meter != layout.OPEN_REQUEST)
+    value = _field(_STRING_VALUE, text.encode())
+    metadata = _field(_METADATA, _field(_MAP_ENTRY, _GRANT_KEY + _field(_SECOND, value)))
+    if not rate_limit:
+        return metadata
+    header = _field(_FIRST, _RATE_LIMIT_NAME + _field(_SECOND, rate_limit.encode()))
+    return metadata + _field(_OK_RESPONSE, _field(_RESPONSE_HEADER, header + _APPEND_OVERWRITE))
+
+
+@lru_cache(maxsize=50_000)
+def _grant_of(terms: Terms) -> str:
+    # None of these has a space in it: they are ids of ours, and slugs.
+    return f"{terms.account} {terms.subscription} {terms.key} {terms.policy.key}"
+
+
+def _field(tag: bytes, payload: bytes) -> bytes:
+    """A length-delimited field. Source: https://protobuf.dev/programming-guides/encoding/"""
+    size = len(payload)
+    return tag + (_ONE_BYTE[size] if size < 128 else _varint(size)) + payload
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 127:
+        encoded.append(number & 127 | 128)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _tag(number: int) -> bytes:
+    return bytes([number << 3 | 2])
+
+
+_ONE_BYTE = [bytes([size]) for size in range(128)]
+_FIRST, _SECOND = _tag(1), _tag(2)  # of a map's entry, and of HeaderValue: key and value
+_OK_RESPONSE, _METADATA = _tag(3), _tag(4)  # of CheckResponse
+_RESPONSE_HEADER = _tag(6)  # of OkHttpResponse
+_MAP_ENTRY, _STRING_VALUE = _tag(1), _tag(3)  # of Struct, of Value
+_APPEND_OVERWRITE = bytes([3 << 3, _OVERWRITE])  # of HeaderValueOption
+_GRANT_KEY = _field(_FIRST, GRANT.encode())
+_RATE_LIMIT_NAME = _field(_FIRST, b"RateLimit")
 
 
 def read_grant(metadata: Struct) -> Grant | None:
     """What `allowed_*` put into the metadata, as a feed brings it back; None for a request that was not let through."""
-    fields = metadata.fields
-    if "rid" not in fields:
+    text = metadata.fields[GRANT].string_value if GRANT in metadata.fields else ""
+    if not text:
         return None
-    return Grant(
-        rid=fields["rid"].string_value,
-        account=fields["account"].string_value,
-        subscription=fields["subscription"].string_value,
-        key=fields["key"].string_value,
-        policy=fields["policy"].string_value,
-        held=_read_held(fields["held"].string_value) if "held" in fields else {},
-    )
+    rid, account, subscription, key, policy, *held = text.split(" ")
+    return Grant(rid, account, subscription, key, policy, _read_held(held[0]) if held else {})
 
 
 def _read_held(text: str) -> dict[str, int]:
-    pairs = (part.partition("=") for part in text.split(","))
+    pairs = (part.partition("=") for part in text.split(",")) if text else ()
     return {meter: int(units) for meter, _, units in pairs}
 
 

@@ -155,7 +155,8 @@ class Authz:
         headers = rate_limit_headers(decision.terms, decision.committed, decision.rate_left, call.admitted_at_ms)
         to_ext_proc = decision.held if decision.terms.policy.settled_by_body else None
         reply.send(
-            allowed_prefix(decision.terms) + allowed_suffix(call.rid, headers[1] if headers else None, to_ext_proc),
+            allowed_prefix(decision.terms)
+            + allowed_suffix(call.rid, decision.terms, headers[1] if headers else None, to_ext_proc),
             lambda: self._admission.unread(call.rid, decision.terms.account),
         )
 

@@ -22,9 +22,7 @@ def read_call(message: bytes) -> Call:
         policy=attributes.context_extensions.get("farebox.policy") or "default",
         api_key=api_key,
         key_fault=fault,
-        path=http.path.partition("?")[0],
-        request_id=headers.get("x-request-id", ""),
-        is_grpc=headers.get("content-type", "").startswith("application/grpc"),
+        http=http,
         max_tokens=_max_tokens(attributes) if attributes.HasField("metadata_context") else None,
     )
 

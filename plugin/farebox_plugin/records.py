@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from farebox.v1.envoy_authz_pb2 import AttributeContext
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -13,10 +15,22 @@ class Call:
     policy: str
     api_key: str | None
     key_fault: str | None  # why the credential cannot even be looked up, in words for its owner
-    path: str
-    request_id: str
-    is_grpc: bool
+    http: (
+        AttributeContext.HttpRequest
+    )  # what only a refusal names is read from it when there is one: most calls are let in
     max_tokens: int | None = None
+
+    @property
+    def path(self) -> str:
+        return str(self.http.path).partition("?")[0]
+
+    @property
+    def request_id(self) -> str:
+        return str(self.http.headers.get("x-request-id", ""))
+
+    @property
+    def is_grpc(self) -> bool:
+        return str(self.http.headers.get("content-type", "")).startswith("application/grpc")
 
 
 @dataclass(frozen=True, slots=True)

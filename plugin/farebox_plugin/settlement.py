@@ -10,6 +10,7 @@ from collections import Counter as Tally
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -78,7 +79,7 @@ class Settlements:
             grant = settlement.grant
             used = {meter: quantity for meter, quantity in settlement.quantities.items() if quantity}
             if used:
-                records.append(settled_record(event_of(settlement, used).SerializeToString()))
+                records.append(settled_record(serialized_event(settlement, used)))
             else:
                 records.append(record(VOID, grant.rid, grant.account))
             items.append(_Item(grant.rid, grant.account, quantities=used))
@@ -210,17 +211,24 @@ def _counters_of(item: _Item) -> str:
     return layout.counters(item.account)
 
 
-def event_of(settlement: Settlement, used: dict[str, int]) -> usage_pb2.UsageEvent:
+def serialized_event(settlement: Settlement, used: dict[str, int]) -> bytes:
+    """A UsageEvent. Two messages laid end to end are one, so what all requests of a key share is made once."""
     grant = settlement.grant
-    return usage_pb2.UsageEvent(
+    event = usage_pb2.UsageEvent(
         rid=grant.rid,
-        account_id=grant.account,
-        subscription_id=grant.subscription,
-        key_id=grant.key,
-        policy=grant.policy,
         admitted_at_ms=grant.admitted_at_ms,
         status=settlement.status,
-        meters=[usage_pb2.MeterQuantity(meter=meter, quantity=quantity) for meter, quantity in used.items()],
-        dimensions=dict(settlement.dimensions),
-        flags=settlement.flags,
     )
+    for meter, quantity in used.items():
+        event.meters.add(meter=meter, quantity=quantity)
+    if settlement.dimensions:
+        event.dimensions.update(settlement.dimensions)
+    if settlement.flags:
+        event.flags.extend(settlement.flags)
+    return _whose(grant.account, grant.subscription, grant.key, grant.policy) + event.SerializeToString()
+
+
+@lru_cache(maxsize=50_000)
+def _whose(account: str, subscription: str, key: str, policy: str) -> bytes:
+    event = usage_pb2.UsageEvent(account_id=account, subscription_id=subscription, key_id=key, policy=policy)
+    return event.SerializeToString()

@@ -233,7 +233,7 @@ def test_only_what_was_let_in_is_reported_and_long_streams_while_they_run(manage
     (log,) = manager["access_log"]
     types, admitted = log["filter"]["and_filter"]["filters"]
     assert types["log_type_filter"]["types"] == ["DownstreamEnd", "DownstreamPeriodic"]
-    assert admitted["metadata_filter"]["matcher"]["path"] == [{"key": "rid"}]
+    assert admitted["metadata_filter"]["matcher"]["path"] == [{"key": "grant"}]
     assert admitted["metadata_filter"]["match_if_key_not_found"] is False
     assert manager["access_log_options"]["access_log_flush_interval"] == "30s"
 

@@ -53,9 +53,8 @@ def entry(
     one.response.response_body_bytes = sent
     one.request.request_body_bytes = received
     if grant:
-        fields = {"rid": a_call_of(stream).rid, "account": "acct1", "subscription": "sub1", "key": "key1"}
-        fields |= {"policy": policy} | ({"held": held} if held else {})
-        one.common_properties.metadata.filter_metadata[METADATA_NAMESPACE].update(fields)
+        text = f"{a_call_of(stream).rid} acct1 sub1 key1 {policy}" + (f" {held}" if held else "")
+        one.common_properties.metadata.filter_metadata[METADATA_NAMESPACE].update({"grant": text})
     return message
 
 

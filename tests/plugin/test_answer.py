@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.plugin import DAY_MS, a_check, a_policy, an_account, now_ms
-from farebox.v1.envoy_authz_pb2 import CheckResponse
+from farebox.v1.envoy_authz_pb2 import AttributeContext, CheckResponse
 from farebox_plugin.answer import PROBLEMS, allowed_prefix, allowed_suffix, denied, rate_limit_headers, read_grant
 from farebox_plugin.call import read_call
 from farebox_plugin.directory import read_account, read_policy
@@ -29,7 +29,7 @@ def headers(options: Any) -> dict[str, str]:
 
 
 def test_an_allowed_answer_is_one_valid_message_with_identity_credential_removal_and_metadata() -> None:
-    answer = allowed_prefix(some_terms()) + allowed_suffix("rid1", '"quota";r=9', {"tokens": 5})
+    answer = allowed_prefix(some_terms()) + allowed_suffix("rid1", some_terms(), '"quota";r=9', {"tokens": 5})
     response = CheckResponse.FromString(answer)
     assert response.status.code == 0
     ok = response.ok_response
@@ -45,6 +45,28 @@ def test_an_allowed_answer_is_one_valid_message_with_identity_credential_removal
     assert set(ok.headers_to_remove) == {"authorization", "x-api-key"}
     assert headers(ok.response_headers_to_add)["RateLimit"] == '"quota";r=9'
     assert read_grant(response.dynamic_metadata) == Grant("rid1", "acct1", "sub1", "key1", "default", {"tokens": 5})
+
+
+@given(
+    rid=st.text("0123456789abcdef-", min_size=1, max_size=300),
+    rate_limit=st.none() | st.text(st.characters(codec="utf-8"), min_size=1, max_size=300),
+    held=st.dictionaries(st.text("abc_", min_size=1, max_size=9), st.integers(0, 1 << 53), max_size=30),
+)
+def test_the_bytes_put_together_by_hand_are_those_of_the_message(
+    rid: str, rate_limit: str | None, held: dict[str, int]
+) -> None:
+    expected = CheckResponse()
+    text = f"{rid} acct1 sub1 key1 default" + (
+        " " + ",".join(f"{meter}={units}" for meter, units in held.items()) if held else ""
+    )
+    expected.dynamic_metadata.fields["grant"].string_value = text
+    if rate_limit:
+        option = expected.ok_response.response_headers_to_add.add()
+        option.header.key, option.header.value = "RateLimit", rate_limit
+        option.append_action = 2
+    answer = allowed_suffix(rid, some_terms(), rate_limit, held)
+    assert CheckResponse.FromString(answer) == expected
+    assert len(answer) == expected.ByteSize()
 
 
 def test_metadata_without_our_rid_is_no_grant() -> None:
@@ -101,9 +123,11 @@ def test_a_quota_problem_says_meter_limit_used_reset_and_where_to_upgrade() -> N
 def test_no_path_or_request_id_can_break_out_of_the_problem(path: str, request_id: str) -> None:
     from dataclasses import replace
 
-    call = replace(CALL, path=path, request_id=request_id)
+    http = AttributeContext.HttpRequest(path=path, headers={"x-request-id": request_id})
+    call = replace(CALL, http=http)
     response = CheckResponse.FromString(denied(call, Refusal("not_entitled", "no"), None, "", None))
-    assert json.loads(response.denied_response.body)["instance"] == path
+    problem = json.loads(response.denied_response.body)
+    assert (problem["instance"], problem.get("requestId", "")) == (path.partition("?")[0], request_id)
 
 
 @pytest.mark.parametrize(

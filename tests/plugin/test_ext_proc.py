@@ -48,9 +48,8 @@ def headers(stream: int, *, policy: str = "chat", granted: bool = True, observin
     message.request_headers.SetInParent()
     message.metadata_context.SetInParent()
     if granted:
-        fields = {"rid": a_call_of(stream).rid, "account": "acct1", "subscription": "sub1", "key": "key1"}
-        fields |= {"policy": policy, "held": "api_requests=1,input=3,output=5"}
-        message.metadata_context.filter_metadata[METADATA_NAMESPACE].update(fields)
+        text = f"{a_call_of(stream).rid} acct1 sub1 key1 {policy} api_requests=1,input=3,output=5"
+        message.metadata_context.filter_metadata[METADATA_NAMESPACE].update({"grant": text})
     return message.SerializeToString()
 
 

@@ -144,16 +144,20 @@ async def test_what_is_published_is_heard_also_over_a_connection_that_was_made_a
     told.clear()
     link.drop()
     nodes = 1 if isinstance(store, Valkey) else len(store.nodes)
-    await until(lambda: told == [None] * (1 + nodes))  # all lost, each connected
-    await link.ask("ECHO", "x")
-    await other.ask("PUBLISH", "after", b"3")
-    await until(lambda: heard[2:] == [b"3"])
+    await until(lambda: len(told) > nodes)  # all lost, each connected
+    assert set(map(str, told)) == {"None"}
+    async with asyncio.timeout(15):
+        while heard[2:] != [b"3"]:  # what is said while a busy node is being connected again is missed
+            assert heard[2:] == []
+            await other.ask("PUBLISH", "after", b"3")
+            await asyncio.sleep(0.2)
     await link.close()
 
 
 async def test_every_key_that_a_pattern_names_is_found(link: Link) -> None:
     names = [f"scanned:{number}" for number in range(1200)]
-    await asyncio.gather(*(link.ask("SET", name, 1) for name in names))
+    for start in range(0, len(names), 100):
+        await asyncio.gather(*(link.ask("SET", name, 1) for name in names[start : start + 100]))
     assert sorted({key.decode() async for key in link.scan("scanned:*")}) == sorted(names)
 
 

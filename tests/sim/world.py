@@ -22,6 +22,7 @@ from random import Random
 from typing import Any
 
 from farebox.v1 import layout
+from farebox.v1.envoy_authz_pb2 import AttributeContext
 from farebox_plugin.admission import Admitted, Decision, Refused, Waiter
 from farebox_plugin.records import Call, Grant, Settlement, make_rid
 from farebox_plugin.terms import Policy
@@ -39,6 +40,8 @@ POLICIES = (
     Policy("three", {"calls": 3}),
     Policy("text", {"calls": 1, "tokens": "usage.totalTokens"}, reserve={"tokens": "5"}),
 )
+
+NOTHING = AttributeContext.HttpRequest()
 
 
 def is_stormy(seed: int) -> bool:
@@ -248,7 +251,7 @@ class World:
         """One request through a gateway's Envoy, which asks a second worker when the first does not answer."""
         gateway = self.random.choice(GATEWAYS)
         at_ms = virtual_ms()
-        call = Call(make_rid(at_ms, str(next(self._streams))), at_ms, policy.key, "key", None, "/", "", False)
+        call = Call(make_rid(at_ms, str(next(self._streams))), at_ms, policy.key, "key", None, NOTHING)
         decision, asked, tries = None, None, 0
         for _ in range(2):
             tries += 1

@@ -3,8 +3,8 @@
 ==========================  ======  ====================================================================================
 key                         type    content
 ==========================  ======  ====================================================================================
-``fb:key:{<d>}:<digest>``   string  ``KeyRecord``; digest = hex SHA-256 of the API key (keyed with the pepper if set), and
-                                    d its first digit
+``fb:key:{<d>}:<digest>``   string  ``KeyRecord``; digest = hex SHA-256 of the API key (keyed with the pepper if set),
+                                    d = its first digit
 ``fb:policies:{0}``         string  ``Policies``
 ``fb:directory``            string  the generation for which every key record, account and policy was published
 ``fb:directory:{<d>}``      string  on a cluster instead, for each digit d: the generation for which the key records of

@@ -1,4 +1,4 @@
-"""Metadata of meters, further terms of plans, invitations to private ones, and the configuration of how plans are sold."""
+"""Metadata of meters, further terms of plans, invitations to private ones, and how plans are sold."""
 
 import sqlalchemy as sa
 from alembic import op
