@@ -46,6 +46,7 @@ class Row:
     p99_ms: float
     envoy_us: float
     plugin_us: float
+    keeper_us: float  # of the plugin's: the process that ships the spools, off the request's path
     store_us: float
 
 
@@ -72,7 +73,7 @@ def main() -> None:
     counts = [int(each) for each in arguments.connections.split(",")]
     rows: list[Row] = []
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; Envoy concurrency 1")
-    print(f"{'':34}{'conns':>6}{'req/s':>9}{'p50 ms':>8}{'p99 ms':>8}{'Envoy':>8}{'plugin':>8}{'store':>8}  µs CPU")
+    print(f"{'':34}{'conns':>6}{'req/s':>9}{'p50 ms':>8}{'p99 ms':>8}{'Envoy':>8}{'plugin':>8}{'(keeper)':>9}{'store':>8}  µs CPU")
     for name, case in cases(arguments.transports.split(","), arguments.workers):
         with case as served:
             load(served, 16, 2)
@@ -158,9 +159,11 @@ def config(folder: Path, workers: int) -> str:
 def measure(name: str, served: Served, connections: int, seconds: int) -> Row:
     pids = (served.envoy, served.plugin, served.store)
     before = [cpu_s(pid) for pid in pids]
+    keeper = cpu_s(served.plugin, descendants=False)
     rps, p50, p99, requests = load(served, connections, seconds)
-    spent = [(cpu_s(pid) - start) * 1e6 / requests for pid, start in zip(pids, before, strict=True)]
-    return Row(name, connections, rps, p50, p99, *spent)
+    envoy, plugin, store = [(cpu_s(pid) - start) * 1e6 / requests for pid, start in zip(pids, before, strict=True)]
+    keeper = (cpu_s(served.plugin, descendants=False) - keeper) * 1e6 / requests
+    return Row(name, connections, rps, p50, p99, envoy, plugin, keeper if "Farebox" in name else 0.0, store)
 
 
 def load(served: Served, connections: int, seconds: int) -> tuple[float, float, float, int]:
@@ -179,15 +182,16 @@ def milliseconds(text: str) -> float:
     return float(value) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time of a process and its descendants, in seconds."""
+def cpu_s(pid: int, *, descendants: bool = True) -> float:
+    """User and system time of a process, and of its descendants, in seconds."""
     if not pid:
         return 0.0
     total = 0.0
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         total = (int(fields[11]) + int(fields[12])) / TICKS
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if descendants else []
+        for child in children:
             total += cpu_s(int(child))
     return total
 
@@ -195,7 +199,7 @@ def cpu_s(pid: int) -> float:
 def show(row: Row) -> None:
     print(
         f"{row.case:34}{row.connections:>6}{row.rps:>9.0f}{row.p50_ms:>8.2f}{row.p99_ms:>8.2f}"
-        f"{row.envoy_us:>8.1f}{row.plugin_us:>8.1f}{row.store_us:>8.1f}",
+        f"{row.envoy_us:>8.1f}{row.plugin_us:>8.1f}{row.keeper_us:>9.1f}{row.store_us:>8.1f}",
         flush=True,
     )
 
