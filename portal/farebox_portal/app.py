@@ -7,10 +7,12 @@ from farebox_portal import audit, health, problems
 from farebox_portal.auth import Credentials, Parts
 from farebox_portal.body_limit import BodyLimit
 from farebox_portal.catalog.routes import router as catalog
+from farebox_portal.catalog_files.routes import router as catalog_files
 from farebox_portal.clock import Clock
 from farebox_portal.customers.routes import router as customers
 from farebox_portal.entitlements.routes import router as entitlements
 from farebox_portal.metrics import Metrics
+from farebox_portal.quotes.routes import router as quotes
 from farebox_portal.request_log import RequestLog
 from farebox_portal.settings import Settings
 from farebox_portal.subscriptions.change_routes import change_router
@@ -41,8 +43,8 @@ def create_app(settings: Settings, engine: Engine, clock: Clock) -> FastAPI:
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestLog, metrics=app.state.metrics)  # added last is outermost
     problems.install(app)
-    for router in (catalog, customers, subscriptions, change_router(used_share), test_clock):
+    for router in (catalog, catalog_files, customers, subscriptions, change_router(used_share), test_clock):
         app.include_router(router, dependencies=[audit.NotesCaller])
-    for router in (health.router, usage, entitlements, audit.router):
+    for router in (health.router, usage, quotes, entitlements, audit.router):
         app.include_router(router)
     return app

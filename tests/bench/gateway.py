@@ -73,7 +73,8 @@ def main() -> None:
     counts = [int(each) for each in arguments.connections.split(",")]
     rows: list[Row] = []
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; Envoy concurrency 1")
-    print(f"{'':34}{'conns':>6}{'req/s':>9}{'p50 ms':>8}{'p99 ms':>8}{'Envoy':>8}{'plugin':>8}{'(keeper)':>9}{'store':>8}  µs CPU")
+    titles = f"{'':34}{'conns':>6}{'req/s':>9}{'p50 ms':>8}{'p99 ms':>8}"
+    print(f"{titles}{'Envoy':>8}{'plugin':>8}{'(keeper)':>9}{'store':>8}  µs CPU")
     for name, case in cases(arguments.transports.split(","), arguments.workers):
         with case as served:
             load(served, 16, 2)

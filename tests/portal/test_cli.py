@@ -15,7 +15,10 @@ import pytest
 from rig.ports import free_port
 
 SECRET = "a-token-nobody-may-see"
-COMMANDS = ("portal", "jobs", "migrate", "seed", "plugin", "demo", "envoy-config")
+COMMANDS = (
+    "portal", "jobs", "migrate", "seed", "plugin", "demo", "envoy-config",
+    "apply", "export", "diff", "rate", "simulate",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -1,0 +1,13 @@
+"""What something would cost, before anybody pays: by the same engine as the invoice, and nothing is written.
+
+charges    a life in stretches -> what is charged for which period, and when it is due (pure)
+rated      charges and the ledger's quantities -> lines
+quote      lines as documents
+card       one rate card and a quantity
+preview    a rate card or a plan and made-up usage          POST /v1/pricing/preview
+upcoming   a subscription's next invoice, so far            GET /v1/subscriptions/{id}/invoices/upcoming
+limits     what hard limits would have refused
+simulate   real past usage under another plan               POST /v1/pricing/simulations
+routes     these over HTTP
+commands   farebox rate, farebox simulate
+"""

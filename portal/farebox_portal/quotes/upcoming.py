@@ -1,0 +1,108 @@
+"""A subscription's next invoice as it stands now: fees of the next period, and what was used in this one.
+
+It closes where the running billing period ends, or before, where the phase, the plan or the subscription does. It is
+what the invoice would say if nothing more were used until then; so a minimum commitment is in it in full. Tax, credit
+balances and what a change of plan gave back are not: they are settled when the invoice is made.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+from sqlmodel import Session
+
+from farebox_portal.documents import Instant, Output
+from farebox_portal.errors import NotFound
+from farebox_portal.pricing.money import currency
+from farebox_portal.pricing.period import Period, period_at
+from farebox_portal.quotes.charges import charges, in_phases, span_of
+from farebox_portal.quotes.quote import LineDocument, show_line, total
+from farebox_portal.quotes.rated import Rated, rate_all
+from farebox_portal.subscriptions import lifecycle
+from farebox_portal.subscriptions.document import PeriodDocument, PlanReference, refer
+from farebox_portal.subscriptions.life import Life
+from farebox_portal.subscriptions.rows import read_life, read_plans
+from farebox_portal.subscriptions.stretches import Stretch, stretch_at, stretches
+from farebox_portal.testclock import read_timeline
+from farebox_portal.usage.access import read_features
+
+
+class UpcomingLine(LineDocument):
+    """`kind`: a fee, usage, or what is missing to a minimum. `period`: what it is charged for, to its end."""
+
+    kind: Literal["fee", "usage", "minimum"]
+    period: PeriodDocument
+    rate_card_key: str
+    phase_key: str
+    plan: PlanReference
+    feature_key: str | None = None
+    meter: str | None = None
+
+
+class UpcomingInvoice(Output):
+    """`period`: the running one, that the invoice closes; `invoiceAt` is its end."""
+
+    subscription_id: str
+    customer_id: str
+    currency: str
+    total: str
+    period: PeriodDocument
+    invoice_at: Instant
+    computed_at: Instant
+    is_estimate: Annotated[Literal[True], Field(description="Usage until invoiceAt is still to come.")] = True
+    lines: list[UpcomingLine]
+
+
+def upcoming(session: Session, subscription_id: str, now: datetime) -> UpcomingInvoice:
+    """Raises NotFound, also when no invoice will follow."""
+    subscription = lifecycle.get(session, subscription_id)
+    life = read_life(session, subscription)
+    if life.state(now) == "inactive":
+        raise NotFound("The subscription is over; no invoice is upcoming.", code="no_upcoming_invoice")
+    cut = stretches(life, read_plans(session, [life]))
+    period = running_period(life, cut, now)
+    after = now if life.start <= now else period.start
+    dues = [
+        (subscription.id, due)
+        for due in charges(cut, life.anchor, period.end)
+        if after < due.at <= period.end or (due.at == life.start > now)
+    ]
+    rated = rate_all(session, dues, read_features(session), read_timeline(session))
+    of = currency(cut[stretch_at(cut, now)].plan.currency)
+    return UpcomingInvoice(
+        subscription_id=subscription.id,
+        customer_id=subscription.customer_id,
+        currency=of.code,
+        total=total([line for one in rated for line in one.lines], of),
+        period=PeriodDocument(from_=period.start, to=period.end),
+        invoice_at=period.end,
+        computed_at=now,
+        lines=[line for one in rated for line in _show(one)],
+    )
+
+
+def running_period(life: Life, cut: tuple[Stretch, ...], now: datetime) -> Period:
+    """The billing period around `now`, cut by what the life does. Before the start it is empty, at the start."""
+    if now < life.start:
+        return Period(life.start, life.start)
+    current = cut[stretch_at(cut, now)]
+    span = next(span_of(phase) for phase in in_phases(cut) if current in phase)
+    period = period_at(life.anchor, current.plan.billing_cadence, now)
+    return Period(max(period.start, span.start), period.end if span.end is None else min(period.end, span.end))
+
+
+def _show(rated: Rated) -> list[UpcomingLine]:
+    due, of = rated.due, currency(rated.due.plan.currency)
+    return [
+        UpcomingLine(
+            **show_line(line, of).model_dump(),
+            kind=line.kind,
+            period=PeriodDocument(from_=line.period.start, to=line.period.end),
+            rate_card_key=due.card.key,
+            phase_key=due.phase_key,
+            plan=refer(due.plan),
+            feature_key=due.card.feature_key,
+            meter=rated.meter,
+        )
+        for line in rated.lines
+    ]
