@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 IDENTITY = "gateway.json"
 INTERVAL_S = 5.0
-JOIN_RETRY_S = 1.0
+JOIN_RETRY_S = 0.2  # a portal that is started together with us is there in a moment
 LEAVE_WITHIN_S = 2.0
 
 
