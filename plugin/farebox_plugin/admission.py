@@ -26,7 +26,7 @@ from farebox_plugin.records import Call, Refusal, Unavailable
 from farebox_plugin.scripts import ADMIT
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import ALLOWED, CLOSED, HELD, INTENT, SpoolFull, SpoolWriter, record
-from farebox_plugin.terms import FOREVER_MS, Terms, held_units, hold_text
+from farebox_plugin.terms import FOREVER_MS, Terms, held_by_meter, hold_text
 
 log = structlog.get_logger()
 
@@ -357,8 +357,7 @@ def _decision(ticket: Ticket, result: list[Any]) -> Decision:
     if code in (1, 2):
         return Admitted(terms, committed, detail, ticket.held)
     if code == IN_PART:
-        held = dict(held_units(result[-1].decode()).values())
-        return Admitted(terms, committed[:-1], detail, ticket.held | held)
+        return Admitted(terms, committed[:-1], detail, ticket.held | held_by_meter(result[-1].decode()))
     if code == -1:
         counter = terms.counters[detail - 1]
         if counter.meter == layout.OPEN_REQUEST:

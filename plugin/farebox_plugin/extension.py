@@ -15,7 +15,7 @@ from farebox_plugin.link import Link, StoreFault
 from farebox_plugin.records import Grant, Unavailable
 from farebox_plugin.scripts import EXTEND
 from farebox_plugin.spool import HELD, SpoolFull, SpoolWriter, record
-from farebox_plugin.terms import Policy, Terms, held_units
+from farebox_plugin.terms import Policy, Terms, held_by_meter
 
 log = structlog.get_logger()
 
@@ -92,7 +92,4 @@ class Extensions:
             self._spool.append([record(HELD, grant.rid, grant.account, hold)])
         except SpoolFull as fault:
             raise Unavailable(str(fault)) from fault
-        held: dict[str, int] = {}
-        for meter, units in held_units(hold).values():
-            held[meter] = min(held.get(meter, units), units)
-        return held
+        return held_by_meter(hold)

@@ -15,9 +15,8 @@ class Call:
     policy: str
     api_key: str | None
     key_fault: str | None  # why the credential cannot even be looked up, in words for its owner
-    http: (
-        AttributeContext.HttpRequest
-    )  # what only a refusal names is read from it when there is one: most calls are let in
+    # What only a refusal names (below) is read from Envoy's message when there is one: most calls are let in.
+    http: AttributeContext.HttpRequest
     max_tokens: int | None = None
 
     @property

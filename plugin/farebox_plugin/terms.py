@@ -232,3 +232,10 @@ def held_units(hold: str) -> dict[str, tuple[str, int]]:
     """What a hold's text says: counter field -> (meter, units)."""
     parts = [part.rsplit("|", 2) for part in hold.split(";", 2)[2].split(",") if part]
     return {field: (meter, int(units)) for field, meter, units in parts}
+
+
+def held_by_meter(hold: str) -> dict[str, int]:
+    """What a hold's text says: meter -> units. Several limits on one meter hold the same of it (scripts/admit.lua)."""
+    held = dict(held_units(hold).values())
+    held.pop(layout.OPEN_REQUEST, None)
+    return held

@@ -25,7 +25,7 @@ from farebox_plugin.keeper.portal import Portal
 from farebox_plugin.link import Elsewhere, Link, StoreFault
 from farebox_plugin.records import Unavailable
 from farebox_plugin.scripts import BEGIN, LOAD, RELEASE
-from farebox_plugin.terms import Subscription, counter_at, held_units
+from farebox_plugin.terms import Subscription, counter_at, held_by_meter, held_units
 
 log = structlog.get_logger()
 
@@ -72,7 +72,7 @@ def _on_todays_counters(subscription: Subscription | None, request: OpenRequest)
     if subscription is None:
         return request.hold_of_all
     owners, admitted_at_ms, _ = request.hold_of_all.split(";", 2)
-    held = dict(held_units(request.hold).values())
+    held = held_by_meter(request.hold)
     parts = [
         f"{counter_at(subscription, quota, int(admitted_at_ms)).field}|{quota.meter}|{held[quota.meter]}"
         for quota in subscription.quotas

@@ -15,12 +15,11 @@ from collections.abc import Callable
 
 import structlog
 
-from farebox.v1 import layout
 from farebox_plugin.keeper.index import END_REMEMBERED_S, Index, OpenRequest
 from farebox_plugin.records import Settlement
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import SpoolFull
-from farebox_plugin.terms import held_units
+from farebox_plugin.terms import held_by_meter
 
 log = structlog.get_logger()
 
@@ -85,8 +84,7 @@ class Sweeper:
             self._settlements.take_back(rid, account, owner=spool)
 
     def _charge(self, request: OpenRequest) -> None:
-        quantities = dict(held_units(request.hold).values())
-        quantities.pop(layout.OPEN_REQUEST, None)
+        quantities = held_by_meter(request.hold)
         self.counts["ambiguous"] += 1
         log.warning("outcome_unknown_charged", rid=request.grant.rid, account=request.grant.account, units=quantities)
         self._settlements.settle([Settlement(request.grant, 0, quantities, ("ambiguous",))])
