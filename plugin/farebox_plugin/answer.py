@@ -218,9 +218,7 @@ def _problem(call: Call, refusal: Refusal, status: int, title: str, public_url: 
         "limit": refusal.limit,
         "used": refusal.used,
         "resetsAt": rfc3339(resets_at_ms) if resets_at_ms is not None and resets_at_ms < FOREVER_MS else None,
-        "upgradeUrl": f"{public_url}/pricing"
-        if public_url and refusal.code in ("quota_exceeded", "not_entitled")
-        else None,
+        "upgradeUrl": f"{public_url}/pricing" if public_url and refusal.code in UPGRADE_HELPS else None,
     }
     return orjson.dumps({name: value for name, value in document.items() if value is not None})
 

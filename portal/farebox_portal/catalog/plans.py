@@ -243,13 +243,17 @@ def _require_draft(plan: Plan) -> None:
         )
 
 
-def _require_valid(session: Session, document: dict[str, Any]) -> PlanInput:
+def known_features(session: Session) -> dict[str, FeatureFacts]:
+    """What a plan may name: the features that are not archived, by key."""
     rows = select(Feature, Meter).join(Meter, isouter=True).where(col(Feature.archived_at).is_(None))
-    known = {
+    return {
         feature.key: FeatureFacts(None if meter is None else meter.aggregation, bool(feature.filters))
         for feature, meter in session.exec(rows)
     }
-    found = faults(document, known)
+
+
+def _require_valid(session: Session, document: dict[str, Any]) -> PlanInput:
+    found = faults(document, known_features(session))
     if found:
         raise Invalid(found)
     return PlanInput.model_validate(without_ours(document))

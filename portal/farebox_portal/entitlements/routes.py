@@ -1,7 +1,7 @@
 """What the plugin asks of the portal: take this usage; tell me all about this account; I am there. Protobuf."""
 
 import re
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from google.protobuf.message import DecodeError
@@ -21,20 +21,25 @@ PROTOBUF = "application/x-protobuf"
 _GATEWAY = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
-async def read_body(request: Request, expected: str) -> bytes:
-    """415 if it is not protobuf. How long it may be is `body_limit`'s to say."""
+Message = TypeVar("Message", UsageBatch, Heartbeat)
+
+
+async def read_message(request: Request, kind: type[Message], code: str) -> Message:
+    """The message in the body; 415 if it is not protobuf, 400 with `code` if it is not one of its kind. How long it may
+    be is `body_limit`'s to say.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip() != PROTOBUF:
-        raise HTTPException(415, f"Send a serialized {expected} as {PROTOBUF}.")
-    return await request.body()
+        raise HTTPException(415, f"Send a serialized {kind.__name__} as {PROTOBUF}.")
+    body = await request.body()
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise FareboxError(f"The body is not a {kind.__name__}.", code=code) from None
 
 
 async def read_batch(request: Request) -> UsageBatch:
     """The batch in the body; 415 or 400 if it cannot be one."""
-    body = await read_body(request, "UsageBatch")
-    try:
-        batch = UsageBatch.FromString(body)
-    except DecodeError:
-        raise FareboxError("The body is not a UsageBatch.", code="invalid_batch") from None
+    batch = await read_message(request, UsageBatch, "invalid_batch")
     if not batch.spool or len(batch.spool) > NAME_LENGTH_MAX or "\0" in batch.spool or batch.end < 0:
         raise FareboxError("The batch names no spool, or no position in it.", code="invalid_batch")
     return batch
@@ -42,11 +47,7 @@ async def read_batch(request: Request) -> UsageBatch:
 
 async def read_heartbeat(request: Request) -> Heartbeat:
     """The heartbeat in the body; 415 or 400 if it cannot be one."""
-    body = await read_body(request, "Heartbeat")
-    try:
-        heartbeat = Heartbeat.FromString(body)
-    except DecodeError:
-        raise FareboxError("The body is not a Heartbeat.", code="invalid_heartbeat") from None
+    heartbeat = await read_message(request, Heartbeat, "invalid_heartbeat")
     for name in (heartbeat.gateway, heartbeat.instance, heartbeat.boot):
         if not _GATEWAY.fullmatch(name):
             raise FareboxError("A gateway's names are letters, digits and dashes.", code="invalid_heartbeat")

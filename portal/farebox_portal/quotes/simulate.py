@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 
 from farebox_portal.catalog import plan_rules, plans
 from farebox_portal.catalog.plan_document import PlanInput, without_ours
-from farebox_portal.catalog.tables import Feature, Meter, Plan
+from farebox_portal.catalog.tables import Feature, Plan
 from farebox_portal.checking import DocumentedAs
 from farebox_portal.clock import Timeline
 from farebox_portal.customers.tables import Customer
@@ -123,7 +123,7 @@ def _other_plan(session: Session, wanted: SimulationInput) -> Plan:
     """The document as a version that is in no table."""
     found: list[Fault] = [
         {"pointer": "/plan" + fault["pointer"], "detail": fault["detail"]}
-        for fault in plan_rules.faults(wanted.plan, _known_features(session))
+        for fault in plan_rules.faults(wanted.plan, plans.known_features(session))
     ]
     if wanted.to <= wanted.from_:
         found.append({"pointer": "/to", "detail": "must be after from"})
@@ -141,14 +141,6 @@ def _other_plan(session: Session, wanted: SimulationInput) -> Plan:
         created_at=wanted.from_,
         updated_at=wanted.from_,
     )
-
-
-def _known_features(session: Session) -> dict[str, plan_rules.FeatureFacts]:
-    rows = select(Feature, Meter).join(Meter, isouter=True).where(col(Feature.archived_at).is_(None))
-    return {
-        feature.key: plan_rules.FeatureFacts(None if meter is None else meter.aggregation, bool(feature.filters))
-        for feature, meter in session.exec(rows)
-    }
 
 
 def _cases(
