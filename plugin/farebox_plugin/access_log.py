@@ -9,7 +9,7 @@ Entries of one Envoy thread all land in one worker, seldom the one that admitted
 
 import asyncio
 from collections import Counter as Tally
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -20,7 +20,7 @@ from farebox_plugin.answer import METADATA_NAMESPACE, read_grant
 from farebox_plugin.directory import Directory
 from farebox_plugin.link import Link
 from farebox_plugin.measure.quantity import Facts, dimensions, meters_on, quantities
-from farebox_plugin.records import Grant, Settlement, Unavailable
+from farebox_plugin.records import NO_LABELS, Grant, Settlement, Unavailable
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import SpoolFull
 from farebox_plugin.terms import Policy
@@ -33,13 +33,18 @@ SAFETY_NET_S = 2.0
 RETRY_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """One request that is over, as the access log tells it."""
 
     grant: Grant
-    facts: Facts
+    status: int
+    request_bytes: int
+    response_bytes: int
     is_aborted: bool  # the client left before the end; what it got is charged
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(self.status, self.request_bytes, self.response_bytes)
 
 
 class AccessLog:
@@ -78,7 +83,7 @@ class AccessLog:
             policy = self._directory.known_policy(each.grant.policy)
             if policy is None:
                 unknown.append(each)
-            elif policy.settled_by_body and meters_on(each.facts.status, policy.billable):
+            elif policy.settled_by_body and meters_on(each.status, policy.billable):
                 self._spawn(self._settle_if_open(each, policy))
             else:
                 now.append(settlement(each, policy))
@@ -142,24 +147,24 @@ def read_entry(entry: HTTPAccessLogEntry) -> Finished | None:
     grant = read_grant(common.metadata.filter_metadata[METADATA_NAMESPACE])
     if grant is None:
         return None
-    flags = common.response_flags
+    request, response, flags = entry.request, entry.response, common.response_flags
     return Finished(
         grant,
-        Facts(
-            status=entry.response.response_code.value,
-            request_bytes=entry.request.request_body_bytes,
-            response_bytes=entry.response.response_body_bytes,
-        ),
+        status=response.response_code.value,
+        request_bytes=request.request_body_bytes,
+        response_bytes=response.response_body_bytes,
         is_aborted=flags.downstream_connection_termination or flags.downstream_remote_reset,
     )
 
 
 def settlement(finished: Finished, policy: Policy) -> Settlement:
     """What a finished request owes under its policy: nothing where its status is not billable."""
+    if not meters_on(finished.status, policy.billable):
+        return Settlement(finished.grant, finished.status, {})
+    flags: tuple[str, ...] = ("aborted",) if finished.is_aborted else ()
+    if policy.fixed is not None:
+        return Settlement(finished.grant, finished.status, policy.fixed, flags, is_measured=False)
     facts = finished.facts
-    if not meters_on(facts.status, policy.billable):
-        return Settlement(finished.grant, facts.status, {})
-    used, flags = quantities(policy.meters, facts, finished.grant.held)
-    if finished.is_aborted:
-        flags = (*flags, "aborted")
-    return Settlement(finished.grant, facts.status, used, flags, dimensions(policy.dimensions, facts))
+    used, doubts = quantities(policy.meters, facts, finished.grant.held)
+    labels = dimensions(policy.dimensions, facts) if policy.dimensions else NO_LABELS
+    return Settlement(finished.grant, finished.status, used, doubts + flags, labels)

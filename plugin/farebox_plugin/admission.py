@@ -12,21 +12,22 @@ tombstone then keeps the delayed script from bringing it back. Nothing is ever r
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from farebox.v1 import layout
 from farebox_plugin.directory import Directory
 from farebox_plugin.link import Elsewhere, Link, Reply, StoreFault
+from farebox_plugin.recent import Recent
 from farebox_plugin.records import Call, Refusal, Unavailable
 from farebox_plugin.scripts import ADMIT
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import ALLOWED, CLOSED, HELD, INTENT, SpoolFull, SpoolWriter, record
-from farebox_plugin.terms import FOREVER_MS, Terms, held_by_meter, hold_text
+from farebox_plugin.terms import FOREVER_MS, Hold, Terms, held_by_meter, hold_for
 
 log = structlog.get_logger()
 
@@ -37,11 +38,10 @@ LET_IN_REMEMBERED = 8192
 DECIDE_WITHIN_S = 0.4
 # A script call that reaches the server later than this admits nobody: its sender has long answered "unavailable".
 LATE_AFTER_MS = 1000
-IN_PART = 3  # ADMIT's word for "admitted, and here is the hold" (scripts/admit.lua)
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+# A tuple: it is made for every request, in a third of a frozen dataclass's time.
+class Admitted(NamedTuple):
     terms: Terms
     committed: list[int]  # units of each of the terms' counters, this request included
     rate_left: int
@@ -58,12 +58,13 @@ class Refused:
 Decision = Admitted | Refused
 
 
-@dataclass(frozen=True, slots=True)
-class Waiter:
+class Waiter(Protocol):
     """One Check that wants the answer."""
 
-    done: Callable[[Decision], None]
-    is_abandoned: Callable[[], bool]
+    @property
+    def is_abandoned(self) -> bool: ...
+
+    def done(self, decision: Decision) -> None: ...
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ class Ticket:
 
     call: Call
     terms: Terms
-    held: dict[str, int]  # meter -> units
+    hold: Hold
     waiting: list[Waiter]
     attempts: int = 0
 
@@ -80,7 +81,7 @@ class Ticket:
     def is_abandoned(self) -> bool:
         """Nobody waits for the answer any more."""
         for waiter in self.waiting:  # noqa: SIM110 - all() over a generator costs 0.7 us more, twice a request
-            if not waiter.is_abandoned():
+            if not waiter.is_abandoned:
                 return False
         return True
 
@@ -115,7 +116,7 @@ class Admission:
         self._timeout_s = timeout_s
         self._turn: list[Ticket] = []
         self._pending: dict[str, Ticket] = {}  # by rid
-        self._let_in: dict[str, int] = {}  # rid -> answers on their way, of the last ones
+        self._let_in: Recent[str, int] = Recent(LET_IN_REMEMBERED)  # rid -> answers on their way
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts: Tally[str] = Tally()
 
@@ -143,42 +144,53 @@ class Admission:
                 self._send(together[start : start + BATCH_MAX])
 
     def _send(self, batch: Sequence[Ticket]) -> None:
-        # Those that nobody waits for any more are not even asked about.
-        live: list[Ticket] = []
-        dropped: list[Ticket] = []
         server = self._link.server_of(_counters_of(batch[0]))
         can_ask = server.generation != "" and self._spool.is_accepting
+        # Those that nobody waits for any more are not even asked about.
+        dropped: list[Ticket] = []
+        by_terms: dict[tuple[Terms, str], list[Ticket]] = {}
         for ticket in batch:
-            (live if can_ask and not ticket.is_abandoned else dropped).append(ticket)
+            if not can_ask or ticket.is_abandoned:
+                dropped.append(ticket)
+                continue
+            place = (ticket.terms, ticket.hold.text)
+            if place in by_terms:
+                by_terms[place].append(ticket)
+            else:
+                by_terms[place] = [ticket]
         self._drop(dropped)
-        batch = live
-        if not batch:
+        groups = list(by_terms.values())
+        live = [ticket for group in groups for ticket in group]
+        if not live:
             return
+        intents = []
         keys: list[str] = []
         arguments: list[bytes | str | int] = [server.generation, int(server.now_ms()) + LATE_AFTER_MS]
-        intents = []
-        for ticket in batch:
-            call, terms = ticket.call, ticket.terms
-            hold = hold_text(self._owner, call.admitted_at_ms, terms, ticket.held)
-            intents.append(_intent(ticket, hold))
+        for group in groups:
+            terms = group[0].terms
+            hold = f"{self._owner};{group[0].hold.text}"
+            rids = [ticket.call.rid for ticket in group]
+            intents.append(_intent(terms, hold, rids))
             keys += (layout.counters(terms.account), layout.holds(terms.account))
-            arguments += (call.rid, terms.version, hold, terms.rate_field, terms.emission_us, terms.tolerance_us)
+            arguments += (terms.version, terms.rate_field, terms.emission_us, terms.tolerance_us, hold)
             arguments.append(len(terms.counters))
             for counter in terms.counters:
-                units = ticket.held[counter.meter]
+                units = group[0].hold.units[counter.meter]
                 arguments += (counter.field, -units if counter.is_divisible else units, counter.limit)
+            arguments.append(len(rids))
+            arguments += rids
         try:
             self._spool.append(intents)
         except SpoolFull as fault:
             log.error("spool_full", reason=str(fault))
-            self._drop(batch)
+            self._drop(live)
             return
         is_over = False
 
         def timed_out() -> None:
             nonlocal is_over
             is_over = True
-            self._give_up(batch, "timeout")
+            self._give_up(live, "timeout")
 
         def replied(reply: Reply | Exception) -> None:
             nonlocal is_over
@@ -187,38 +199,46 @@ class Admission:
             is_over = True
             timer.cancel()
             if isinstance(reply, Elsewhere) and not reply.is_moving:
-                self._ask_elsewhere(batch)
+                self._ask_elsewhere(live)
             elif isinstance(reply, Exception):
                 if isinstance(reply, StoreFault):
                     log.error("admission_script_refused", reason=str(reply))
-                self._give_up(batch, "store")
+                self._give_up(live, "store")
             else:
                 server.heard_time(reply[0])
-                self._settle_answers(batch, reply)
+                self._answers_came(groups, reply[1:])
 
         timer = asyncio.get_running_loop().call_later(self._timeout_s, timed_out)
         self._link.run(ADMIT, keys, arguments, replied)
 
-    def _settle_answers(self, batch: list[Ticket], reply: Reply) -> None:
+    def _answers_came(self, groups: Sequence[list[Ticket]], results: Sequence[Reply]) -> None:
         """The script's word on each request: note it in the spool, then let the answers go."""
         records: list[bytes] = []
         answers: list[tuple[Ticket, Decision]] = []
         taken_back: list[Ticket] = []
-        for ticket, result in zip(batch, reply[1:], strict=True):
-            code = result[0]
-            if code in (-3, -4) and ticket.attempts < ATTEMPTS_MAX:
-                self._spawn(self._try_again(ticket, is_loaded=code == -3))
-                continue
-            decision = _decision(ticket, result)
-            is_in = isinstance(decision, Admitted)
-            if is_in and ticket.is_abandoned:  # Envoy will not let it in any more
-                is_in, decision = False, Refused(unavailable())
-            if isinstance(decision, Refused) and decision.refusal.code == "metering_unavailable":
-                taken_back.append(ticket)
-            if code == IN_PART and is_in:
-                records.append(record(HELD, ticket.call.rid, ticket.terms.account, result[-1].decode()))
-            records.append(record(ALLOWED if is_in else CLOSED, ticket.call.rid, ticket.terms.account))
-            answers.append((ticket, decision))
+        for group, flat in zip(groups, results, strict=True):
+            terms = group[0].terms
+            allowed, closed = [], []
+            for ticket, result in zip(group, _results(terms, flat), strict=True):
+                if result.code in (-3, -4) and ticket.attempts < ATTEMPTS_MAX:
+                    self._spawn(self._try_again(ticket, is_loaded=result.code == -3))
+                    continue
+                decision = _decision(ticket, result)
+                if isinstance(decision, Admitted) and ticket.is_abandoned:  # Envoy will not let it in any more
+                    decision = Refused(unavailable())
+                if isinstance(decision, Admitted):
+                    if result.hold:
+                        records.append(record(HELD, terms.account, result.hold.decode(), ticket.call.rid))
+                    allowed.append(ticket.call.rid)
+                else:
+                    closed.append(ticket.call.rid)
+                    if decision.refusal.code == "metering_unavailable":
+                        taken_back.append(ticket)
+                answers.append((ticket, decision))
+            if allowed:
+                records.append(record(ALLOWED, terms.account, *allowed))
+            if closed:
+                records.append(record(CLOSED, terms.account, *closed))
         if records:
             try:
                 self._spool.append(records)
@@ -255,8 +275,8 @@ class Admission:
             return batch
         records = []
         for ticket in passing:
-            hold = hold_text(self._owner, ticket.call.admitted_at_ms, ticket.terms, ticket.held)
-            records += [_intent(ticket, hold), record(ALLOWED, ticket.call.rid, ticket.terms.account)]
+            terms, rid = ticket.terms, ticket.call.rid
+            records += [_intent(terms, f"{self._owner};{ticket.hold.text}", [rid]), record(ALLOWED, terms.account, rid)]
         try:
             self._spool.append(records)
         except SpoolFull as fault:
@@ -265,7 +285,7 @@ class Admission:
         for ticket in passing:
             self.counts["let_pass_without_store"] += 1
             self._settlements.distrust(ticket.terms.account)
-            self._answer(ticket, Admitted(ticket.terms, [], 0, ticket.held))
+            self._answer(ticket, Admitted(ticket.terms, [], 0, ticket.hold.units))
         passed = set(map(id, passing))
         return [each for each in batch if id(each) not in passed]
 
@@ -277,7 +297,7 @@ class Admission:
     def _close(self, requests: list[tuple[str, str]]) -> None:
         """Note that these were not let in, and give back what may be held for them."""
         try:
-            self._spool.append([record(CLOSED, rid, account) for rid, account in requests])
+            self._spool.append([record(CLOSED, account, rid) for rid, account in requests])
         except SpoolFull as fault:
             log.error("spool_full", reason=str(fault))  # the keeper takes these for intents without an outcome
         for rid, account in requests:
@@ -301,7 +321,8 @@ class Admission:
                     entry = self._directory.put_account(await self._load_account(account))
             fresh = self._directory.terms_of(entry, ticket.terms.key, ticket.terms.policy, call.admitted_at_ms)
             if isinstance(fresh, Terms):
-                ticket.terms = fresh
+                # The new terms may count on other counters; what was estimated stays as it was.
+                ticket.terms, ticket.hold = fresh, hold_for(fresh, call.max_tokens, ticket.hold.units)
                 self._enqueue(ticket)
                 return
         except (Unavailable, TimeoutError):
@@ -323,9 +344,7 @@ class Admission:
         rid = ticket.call.rid
         self._pending.pop(rid, None)
         if isinstance(decision, Admitted):
-            if len(self._let_in) >= LET_IN_REMEMBERED:
-                del self._let_in[next(iter(self._let_in))]
-            self._let_in[rid] = self._let_in.get(rid, 0) + len(ticket.waiting)
+            self._let_in[rid] = (self._let_in.pop(rid) or 0) + len(ticket.waiting)
         ticket.answer(decision)
 
     def unread(self, rid: str, account: str) -> None:
@@ -333,7 +352,7 @@ class Admission:
 
         If it was the only one, nobody was let in. (Envoy may have asked twice, and have read the other answer.)
         """
-        answers = self._let_in.pop(rid, 0)
+        answers = self._let_in.pop(rid) or 0
         if answers > 1:
             self._let_in[rid] = answers - 1
         elif answers == 1:
@@ -341,43 +360,62 @@ class Admission:
             self._close([(rid, account)])
 
 
-def _intent(ticket: Ticket, hold: str) -> bytes:
-    terms = ticket.terms
-    return record(INTENT, ticket.call.rid, terms.account, terms.subscription, terms.key, terms.policy.key, hold)
+def _intent(terms: Terms, hold: str, rids: Sequence[str]) -> bytes:
+    return record(INTENT, terms.account, terms.subscription, terms.key, terms.policy.key, hold, *rids)
 
 
 def _counters_of(ticket: Ticket) -> str:
     return layout.counters(ticket.terms.account)
 
 
-def _decision(ticket: Ticket, result: list[Any]) -> Decision:
-    """The script's result (scripts/admit.lua) in our words."""
-    code, detail, committed = result[0], result[1], result[2:]
+class _Result(NamedTuple):
+    """What the script says of one request (scripts/admit.lua)."""
+
+    code: int
+    detail: int
+    committed: list[int]  # units of each of the terms' counters
+    hold: bytes  # where units may be held in part
+
+
+def _results(terms: Terms, flat: Reply) -> Iterator[_Result]:
+    """A group's results, one by one."""
+    n = len(terms.counters)
+    has_holds = any(counter.is_divisible for counter in terms.counters)
+    stride = 3 + n if has_holds else 2 + n
+    for at in range(0, len(flat), stride):
+        behind = at + 2 + n
+        yield _Result(flat[at], flat[at + 1], flat[at + 2 : behind], flat[behind] if has_holds else b"")
+
+
+def _decision(ticket: Ticket, result: _Result) -> Decision:
+    """The script's result in our words."""
     terms = ticket.terms
-    if code in (1, 2):
-        return Admitted(terms, committed, detail, ticket.held)
-    if code == IN_PART:
-        return Admitted(terms, committed[:-1], detail, ticket.held | held_by_meter(result[-1].decode()))
-    if code == -1:
-        counter = terms.counters[detail - 1]
-        if counter.meter == layout.OPEN_REQUEST:
-            reason = f"The plan allows {counter.limit} requests at the same time."
-            return Refused(Refusal("rate_limited", reason, retry_after_s=1), terms)
-        used = committed[detail - 1]
-        waits_ms = counter.resets_at_ms - ticket.call.admitted_at_ms
-        refusal = Refusal(
-            "quota_exceeded",
-            f"The plan's limit of {counter.quota} {counter.meter} is used up.",
-            meter=counter.meter,
-            limit=counter.quota,
-            used=used,
-            resets_at_ms=counter.resets_at_ms,
-            retry_after_s=max(ceil(waits_ms / 1000), 1) if counter.resets_at_ms < FOREVER_MS else None,
-        )
-        return Refused(refusal, terms, committed)
-    if code == -2:
-        waits_s = max(ceil(detail / 1_000_000), 1)
+    if result.code > 0:
+        held = held_by_meter(result.hold.decode()) if result.hold else ticket.hold.units
+        return Admitted(terms, result.committed, result.detail, held)
+    if result.code == -1:
+        refusal = _over_limit(ticket, result)
+        return Refused(refusal, terms, result.committed if refusal.meter is not None else None)
+    if result.code == -2:
+        waits_s = max(ceil(result.detail / 1_000_000), 1)
         refusal = Refusal("rate_limited", "The plan's rate limit is reached.", retry_after_s=waits_s)
         return Refused(refusal, terms)
     # -3, -4: not settled in several attempts; -5: voided meanwhile; -6: came too late.
     return Refused(unavailable(), terms)
+
+
+def _over_limit(ticket: Ticket, result: _Result) -> Refusal:
+    counter = ticket.terms.counters[result.detail - 1]
+    if counter.meter == layout.OPEN_REQUEST:
+        reason = f"The plan allows {counter.limit} requests at the same time."
+        return Refusal("rate_limited", reason, retry_after_s=1)
+    waits_ms = counter.resets_at_ms - ticket.call.admitted_at_ms
+    return Refusal(
+        "quota_exceeded",
+        f"The plan's limit of {counter.quota} {counter.meter} is used up.",
+        meter=counter.meter,
+        limit=counter.quota,
+        used=result.committed[result.detail - 1],
+        resets_at_ms=counter.resets_at_ms,
+        retry_after_s=max(ceil(waits_ms / 1000), 1) if counter.resets_at_ms < FOREVER_MS else None,
+    )

@@ -11,17 +11,19 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import ceil
+from typing import NamedTuple
 
 import orjson
 from google.protobuf.struct_pb2 import Struct
 
 from farebox.v1 import layout
 from farebox.v1.envoy_authz_pb2 import CheckResponse, HeaderValue, HeaderValueOption
+from farebox_plugin.encode import field, number_tag, tag, varint
 from farebox_plugin.records import Call, Grant, Refusal
-from farebox_plugin.terms import FOREVER_MS, Counter, Terms
+from farebox_plugin.terms import FOREVER_MS, Terms
 
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"  # where Envoy keeps what we answer, whatever the filter is called
-GRANT = "grant"  # the field in it that comes back to us; the others are for people's own access logs
+GRANT = "grant"  # the field in it that comes back to us
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 UPGRADE_HELPS = ("quota_exceeded", "not_entitled")
 PROBLEM_BASE = "https://farebox.dev/problems/"
@@ -60,10 +62,6 @@ def allowed_prefix(terms: Terms) -> bytes:
     ok.headers_to_remove.extend(CREDENTIAL_HEADERS)
     if policy := _rate_limit_policy(terms):
         _set(ok.response_headers_to_add.add(), "RateLimit-Policy", policy)
-    fields = response.dynamic_metadata.fields
-    for name, value in (("account", terms.account), ("subscription", terms.subscription), ("key", terms.key),
-                        ("policy", terms.policy.key), ("customer", terms.customer_key)):  # fmt: skip
-        fields[name].string_value = value
     return response.SerializeToString()
 
 
@@ -77,12 +75,11 @@ def allowed_suffix(rid: str, terms: Terms, rate_limit: str | None, held: Mapping
     text = f"{rid} {_grant_of(terms)}"
     if held:
         text += " " + ",".join(f"{meter}={units}" for meter, units in held.items() if meter != layout.OPEN_REQUEST)
-    value = _field(_STRING_VALUE, text.encode())
-    metadata = _field(_METADATA, _field(_MAP_ENTRY, _GRANT_KEY + _field(_SECOND, value)))
+    grant = text.encode()
     if not rate_limit:
-        return metadata
-    header = _field(_FIRST, _RATE_LIMIT_NAME + _field(_SECOND, rate_limit.encode()))
-    return metadata + _field(_OK_RESPONSE, _field(_RESPONSE_HEADER, header + _APPEND_OVERWRITE))
+        return _before_grant(len(grant)) + grant
+    value = rate_limit.encode()
+    return _before_grant(len(grant)) + grant + _before_rate_limit(len(value)) + value + _APPEND_OVERWRITE
 
 
 @lru_cache(maxsize=50_000)
@@ -91,33 +88,26 @@ def _grant_of(terms: Terms) -> str:
     return f"{terms.account} {terms.subscription} {terms.key} {terms.policy.key}"
 
 
-def _field(tag: bytes, payload: bytes) -> bytes:
-    """A length-delimited field. Source: https://protobuf.dev/programming-guides/encoding/"""
-    size = len(payload)
-    return tag + (_ONE_BYTE[size] if size < 128 else _varint(size)) + payload
+# The bytes around a text of ours depend on its length alone, and texts are about as long as each other.
+@lru_cache(maxsize=4096)
+def _before_grant(size: int) -> bytes:
+    value = field(_STRING_VALUE, bytes(size))
+    return field(_METADATA, field(_MAP_ENTRY, _GRANT_KEY + field(_SECOND, value)))[: -size or None]
 
 
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 127:
-        encoded.append(number & 127 | 128)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+@lru_cache(maxsize=4096)
+def _before_rate_limit(size: int) -> bytes:
+    header = field(_FIRST, _RATE_LIMIT_NAME + field(_SECOND, bytes(size)))
+    return field(_OK_RESPONSE, field(_RESPONSE_HEADER, header + _APPEND_OVERWRITE))[: -size - len(_APPEND_OVERWRITE)]
 
 
-def _tag(number: int) -> bytes:
-    return bytes([number << 3 | 2])
-
-
-_ONE_BYTE = [bytes([size]) for size in range(128)]
-_FIRST, _SECOND = _tag(1), _tag(2)  # of a map's entry, and of HeaderValue: key and value
-_OK_RESPONSE, _METADATA = _tag(3), _tag(4)  # of CheckResponse
-_RESPONSE_HEADER = _tag(6)  # of OkHttpResponse
-_MAP_ENTRY, _STRING_VALUE = _tag(1), _tag(3)  # of Struct, of Value
-_APPEND_OVERWRITE = bytes([3 << 3, _OVERWRITE])  # of HeaderValueOption
-_GRANT_KEY = _field(_FIRST, GRANT.encode())
-_RATE_LIMIT_NAME = _field(_FIRST, b"RateLimit")
+_FIRST, _SECOND = tag(1), tag(2)  # of a map's entry, and of HeaderValue: key and value
+_OK_RESPONSE, _METADATA = tag(3), tag(4)  # of CheckResponse
+_RESPONSE_HEADER = tag(6)  # of OkHttpResponse
+_MAP_ENTRY, _STRING_VALUE = tag(1), tag(3)  # of Struct, of Value
+_APPEND_OVERWRITE = number_tag(3) + varint(_OVERWRITE)  # of HeaderValueOption
+_GRANT_KEY = field(_FIRST, GRANT.encode())
+_RATE_LIMIT_NAME = field(_FIRST, b"RateLimit")
 
 
 def read_grant(metadata: Struct) -> Grant | None:
@@ -167,21 +157,40 @@ def rate_limit_headers(terms: Terms, committed: list[int], rate_left: int | None
 
     Structured fields (RFC 9651). Source: draft-ietf-httpapi-ratelimit-headers.
     """
-    policy = _rate_limit_policy(terms)
+    policy, limits = _limits_of(terms)
     if not policy:
         return None
-    entries = []
-    tightest = _tightest(terms, committed)
-    if tightest is not None:
-        counter, left = tightest
-        entries.append(f'"quota";r={left}' + _seconds_until("t", counter.resets_at_ms, at_ms))
+    value = ""
+    if limits and committed:
+        left, counter = limits[0].quota - committed[limits[0].place], limits[0]
+        for limit in limits[1:]:
+            if limit.quota - committed[limit.place] < left:
+                left, counter = limit.quota - committed[limit.place], limit
+        value = f'"quota";r={max(left, 0)}'
+        if counter.resets_at_ms < FOREVER_MS:
+            value += f";t={max(-((at_ms - counter.resets_at_ms) // 1000), 0)}"
     if terms.emission_us and rate_left is not None:
-        full_in_s = ceil((terms.tolerance_us - rate_left * terms.emission_us) / 1_000_000)
-        entries.append(f'"rate";r={max(rate_left, 0)};t={max(full_in_s, 0)}')
-    return policy, ", ".join(entries)
+        full_in_s = -((rate_left * terms.emission_us - terms.tolerance_us) // 1_000_000)
+        rate = f'"rate";r={max(rate_left, 0)};t={max(full_in_s, 0)}'
+        value = f"{value}, {rate}" if value else rate
+    return policy, value
+
+
+class _Limit(NamedTuple):
+    """A counter with a quota: where it stands among the terms' counters."""
+
+    place: int
+    quota: int
+    resets_at_ms: int
 
 
 @lru_cache(maxsize=50_000)
+def _limits_of(terms: Terms) -> tuple[str, tuple[_Limit, ...]]:
+    """What ``RateLimit-Policy`` says, and what ``RateLimit`` is computed from."""
+    limits = [_Limit(at, each.quota, each.resets_at_ms) for at, each in enumerate(terms.counters) if each.quota >= 0]
+    return _rate_limit_policy(terms), tuple(limits)
+
+
 def _rate_limit_policy(terms: Terms) -> str:
     entries = []
     limited = [counter for counter in terms.counters if counter.quota >= 0]
@@ -193,15 +202,6 @@ def _rate_limit_policy(terms: Terms) -> str:
         requests = terms.tolerance_us // terms.emission_us
         entries.append(f'"rate";q={requests};w={max(ceil(terms.tolerance_us / 1_000_000), 1)}')
     return ", ".join(entries)
-
-
-def _tightest(terms: Terms, committed: list[int]) -> tuple[Counter, int] | None:
-    limited = [(c, max(c.quota - used, 0)) for c, used in zip(terms.counters, committed, strict=False) if c.quota >= 0]
-    return min(limited, key=lambda each: each[1]) if limited else None
-
-
-def _seconds_until(name: str, instant_ms: int, at_ms: int) -> str:
-    return f";{name}={max(ceil((instant_ms - at_ms) / 1000), 0)}" if instant_ms < FOREVER_MS else ""
 
 
 def _problem(call: Call, refusal: Refusal, status: int, title: str, public_url: str) -> bytes:

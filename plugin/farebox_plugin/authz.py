@@ -19,7 +19,6 @@ from farebox_plugin.admission import (
     Decision,
     Refused,
     Ticket,
-    Waiter,
     unavailable,
 )
 from farebox_plugin.answer import allowed_prefix, allowed_suffix, denied, rate_limit_headers
@@ -28,7 +27,7 @@ from farebox_plugin.directory import Directory
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.link import StoreFault
 from farebox_plugin.records import Call, Refusal, Unavailable
-from farebox_plugin.terms import Terms, units_to_hold
+from farebox_plugin.terms import Terms, hold_for
 from farebox_plugin.transport import INVALID_ARGUMENT, UnaryReply
 
 log = structlog.get_logger()
@@ -134,16 +133,11 @@ class Authz:
         if isinstance(found, Refusal):
             self._refuse(call, found, reply)
             return
-        terms = found
+        hold = found.fixed_hold or hold_for(found, call.max_tokens, self._recent.of(found.policy.key))
+        self._admission.submit(Ticket(call, found, hold, [_Check(self, call, reply)]))
 
-        held = units_to_hold(terms, call.max_tokens, self._recent.of(terms.policy.key))
-
-        def decided(decision: Decision) -> None:
-            self._answer(call, decision, reply)
-
-        self._admission.submit(Ticket(call, terms, held, [Waiter(decided, lambda: reply.is_abandoned)]))
-
-    def _answer(self, call: Call, decision: Decision, reply: UnaryReply) -> None:
+    def answer(self, call: Call, decision: Decision, reply: UnaryReply) -> None:
+        """Tell Envoy what was decided."""
         if isinstance(decision, Refused):
             headers = None
             if decision.terms is not None and decision.committed:
@@ -165,6 +159,24 @@ class Authz:
         policy = self._directory.known_policy(call.policy)
         status = policy.status_codes.get(refusal.code) if policy is not None else None
         reply.send(denied(call, refusal, status, self._public_url, headers))
+
+
+class _Check:
+    """One Check that waits for its decision."""
+
+    __slots__ = ("_authz", "_call", "_reply")
+
+    def __init__(self, authz: Authz, call: Call, reply: UnaryReply) -> None:
+        self._authz = authz
+        self._call = call
+        self._reply = reply
+
+    @property
+    def is_abandoned(self) -> bool:
+        return self._reply.is_abandoned
+
+    def done(self, decision: Decision) -> None:
+        self._authz.answer(self._call, decision, self._reply)
 
 
 def _credential_refusal(call: Call) -> Refusal:

@@ -1,5 +1,9 @@
 """Envoy's CheckRequest -> Call."""
 
+from collections.abc import Mapping
+
+from google.protobuf.struct_pb2 import Struct
+
 from farebox.v1 import digest
 from farebox.v1.envoy_authz_pb2 import CheckRequest
 from farebox_plugin.records import Call, make_rid
@@ -23,7 +27,7 @@ def read_call(message: bytes) -> Call:
         api_key=api_key,
         key_fault=fault,
         http=http,
-        max_tokens=_max_tokens(attributes) if attributes.HasField("metadata_context") else None,
+        max_tokens=_max_tokens(attributes.metadata_context.filter_metadata),
     )
 
 
@@ -51,8 +55,10 @@ def credential(authorization: str | None, x_api_key: str | None) -> tuple[str | 
     return key, None
 
 
-def _max_tokens(attributes: object) -> int | None:
-    fields = attributes.metadata_context.filter_metadata[REQUEST_NAMESPACE].fields  # type: ignore[attr-defined]
+def _max_tokens(metadata: Mapping[str, Struct]) -> int | None:
+    if not metadata:
+        return None
+    fields = metadata[REQUEST_NAMESPACE].fields
     for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
         if name in fields:
             number = fields[name].number_value

@@ -13,17 +13,18 @@ not republished yet: "unavailable". An account is only believed if it was loaded
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from farebox.v1 import entitlements_pb2, layout
 from farebox_plugin.link import Link
+from farebox_plugin.recent import Recent
 from farebox_plugin.records import Refusal, Unavailable
 from farebox_plugin.terms import Account, Key, Policy, Quota, Subscription, Terms, terms
 
 TTL_S = 30.0
 # While the store is away: the bound on how late a revocation may act under `onStoreFailure: allow`.
 STALE_S = 30.0
-ENTRIES_MAX = 200_000
+ENTRIES_MAX = 100_000
 DEFAULT_POLICY = Policy(key="default", meters={"api_requests": 1})
 
 
@@ -34,12 +35,16 @@ class AccountEntry:
     terms: dict[tuple[str, str], Terms] = field(default_factory=dict)
 
 
+_Keys = Recent[str, tuple[float, entitlements_pb2.KeyRecord | None]]
+_Accounts = Recent[str, AccountEntry]
+
+
 @dataclass(frozen=True, slots=True)
 class _Memory:
     """What was known when the connection was lost. No revocation can reach it, so it is believed for a short time."""
 
-    keys: dict[str, tuple[float, entitlements_pb2.KeyRecord | None]]
-    accounts: dict[str, AccountEntry]
+    keys: "_Keys"
+    accounts: "_Accounts"
     until: float
 
 
@@ -48,28 +53,28 @@ class Directory:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._keys: dict[str, tuple[float, entitlements_pb2.KeyRecord | None]] = {}
-        self._accounts: dict[str, AccountEntry] = {}
+        self._keys: _Keys = Recent(ENTRIES_MAX)
+        self._accounts: _Accounts = Recent(ENTRIES_MAX)
         self._policies: dict[str, Policy] | None = None
         self._policies_expire_at = 0.0
         self._policies_last_known: dict[str, Policy] = {}
-        self._before_loss = _Memory({}, {}, 0.0)
+        self._before_loss = _Memory(self._keys, self._accounts, 0.0)
 
     def invalidated(self, keys: list[bytes] | None) -> None:
         """The server says these keys changed (None: all may have)."""
         if keys is None:
             self._before_loss = _Memory(self._keys, self._accounts, asyncio.get_running_loop().time() + STALE_S)
-            self._keys, self._accounts, self._policies = {}, {}, None
+            self._keys, self._accounts, self._policies = Recent(ENTRIES_MAX), Recent(ENTRIES_MAX), None
             return
         for raw in keys:
             key = raw.decode()
             if key == layout.POLICIES:
                 self._policies = None
-                self._accounts.clear()  # the terms in them were made with the old policies
+                self._accounts = Recent(ENTRIES_MAX)  # the terms in them were made with the old policies
             elif key.startswith("fb:key:"):
-                self._keys.pop(key.rpartition(":")[2], None)
+                self._keys.pop(key.rpartition(":")[2])
             elif key.endswith(":e"):
-                self._accounts.pop(key[len("fb:{") : -len("}:e")], None)
+                self._accounts.pop(key[len("fb:{") : -len("}:e")])
 
     def find_key(self, digest: str) -> entitlements_pb2.KeyRecord | Refusal | None:
         """Whose key this is; a refusal if it is nobody's; None if that has to be asked (`load_key`)."""
@@ -87,12 +92,12 @@ class Directory:
         key = layout.api_key(digest)
         record = await self._link.ask("GET", key) or await self._read_complete(key, digest[0])
         found = None if record is None else entitlements_pb2.KeyRecord.FromString(record)
-        self._remember(self._keys, digest, (asyncio.get_running_loop().time() + TTL_S, found))
+        self._keys[digest] = (asyncio.get_running_loop().time() + TTL_S, found)
 
     def terms_before_loss(self, digest: str, policy: Policy, at_ms: int) -> Terms | Refusal | None:
         """For policies that let requests pass while the store is away: the terms as they stood when it went away."""
         memory = self._before_loss
-        _, record = memory.keys.get(digest, (0.0, None))
+        _, record = memory.keys.get(digest) or (0.0, None)
         entry = memory.accounts.get(record.account_id) if record is not None else None
         if record is None or entry is None or memory.until < asyncio.get_running_loop().time():
             return None
@@ -146,11 +151,11 @@ class Directory:
     def put_account(self, raw: bytes) -> AccountEntry:
         account = read_account(entitlements_pb2.Account.FromString(raw))
         entry = AccountEntry(account, asyncio.get_running_loop().time() + TTL_S)
-        self._remember(self._accounts, account.id, entry)
+        self._accounts[account.id] = entry
         return entry
 
     def forget_account(self, account_id: str) -> None:
-        self._accounts.pop(account_id, None)
+        self._accounts.pop(account_id)
 
     def terms_of(self, entry: AccountEntry, key_id: str, policy: Policy, at_ms: int) -> Terms | Refusal:
         """The terms of a call, made once for each key and policy until something about them changes."""
@@ -161,12 +166,6 @@ class Directory:
         if isinstance(fresh, Terms):
             entry.terms[(key_id, policy.key)] = fresh
         return fresh
-
-    @staticmethod
-    def _remember(cache: dict[str, Any], key: str, value: Any) -> None:
-        if len(cache) >= ENTRIES_MAX and key not in cache:
-            cache.pop(next(iter(cache)))
-        cache[key] = value
 
 
 def read_account(message: entitlements_pb2.Account) -> Account:

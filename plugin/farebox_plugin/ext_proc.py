@@ -16,7 +16,6 @@ import asyncio
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -210,7 +209,7 @@ class Watch:
         settlement = self._settlement(grant, policy, is_complete=is_complete)
         if cut_off is not None:
             charged = cut_off.charge(settlement.quantities)
-            settlement = replace(settlement, quantities=charged, flags=(*settlement.flags, "cut_off"))
+            settlement = settlement._replace(quantities=charged, flags=(*settlement.flags, "cut_off"))
         try:
             self._feed.settlements.settle([settlement])
         except SpoolFull as fault:

@@ -89,7 +89,7 @@ class Extensions:
 
     def _keep(self, grant: Grant, hold: str) -> dict[str, int]:
         try:
-            self._spool.append([record(HELD, grant.rid, grant.account, hold)])
+            self._spool.append([record(HELD, grant.account, hold, grant.rid)])
         except SpoolFull as fault:
             raise Unavailable(str(fault)) from fault
         return held_by_meter(hold)

@@ -8,14 +8,14 @@ process dies before, the spool has the truth and the keeper repeats it.
 import asyncio
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
 from farebox.v1 import layout, usage_pb2
+from farebox_plugin.encode import field, number_tag, tag, varint
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.link import Link, Reply
 from farebox_plugin.records import Settlement, Unavailable
@@ -31,14 +31,16 @@ REPLY_TIMEOUT_S = 2.0
 TOMBSTONE_S = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One SETTLE on its way: quantities by meter, nothing = give the hold back."""
+_Used = tuple[tuple[str, int], ...]  # (meter, units) of each that was used
+
+
+class _Item(NamedTuple):
+    """One SETTLE on its way; nothing used = give the hold back."""
 
     rid: str
     account: str
     owner: str = ""
-    quantities: dict[str, int] = field(default_factory=dict)
+    used: _Used = ()
 
 
 class Settlements:
@@ -74,24 +76,27 @@ class Settlements:
 
         Raises SpoolFull when the disk does not take it: the caller keeps it and tries again.
         """
+        if not settlements:
+            return
         records, items = [], []
         for settlement in settlements:
             grant = settlement.grant
-            used = {meter: quantity for meter, quantity in settlement.quantities.items() if quantity}
+            used = _used(settlement.quantities)
             if used:
                 records.append(settled_record(serialized_event(settlement, used)))
             else:
-                records.append(record(VOID, grant.rid, grant.account))
-            items.append(_Item(grant.rid, grant.account, quantities=used))
-        if not records:
-            return
+                records.append(record(VOID, grant.account, grant.rid))
+            items.append(_Item(grant.rid, grant.account, "", used))
         self._spool.append(records)
         for settlement in settlements:
-            for meter, quantity in settlement.quantities.items():
-                self._recent.learn(settlement.grant.policy, meter, quantity)
-            self.counts["void" if not settlement.quantities else "settled"] += 1
+            if settlement.is_measured:
+                for meter, quantity in settlement.quantities.items():
+                    self._recent.learn(settlement.grant.policy, meter, quantity)
             for flag in settlement.flags:
                 self.counts[flag] += 1
+        void_count = sum(not settlement.quantities for settlement in settlements)
+        self.counts["void"] += void_count
+        self.counts["settled"] += len(settlements) - void_count
         self._enqueue(items)
 
     def take_back(self, rid: str, account: str, owner: str = "") -> None:
@@ -120,7 +125,7 @@ class Settlements:
 
     def repeat(self, events: Sequence[tuple[str, str, dict[str, int]]]) -> None:
         """Settle (rid, account, quantities) that the spool has already: a worker died before it could tell Valkey."""
-        self._enqueue([_Item(rid, account, quantities=quantities) for rid, account, quantities in events])
+        self._enqueue([_Item(rid, account, used=_used(quantities)) for rid, account, quantities in events])
 
     def _enqueue(self, items: Sequence[_Item]) -> None:
         if not items:
@@ -139,13 +144,23 @@ class Settlements:
                 self._send(together)
 
     def _send(self, batch: Sequence[_Item]) -> None:
+        alike: dict[tuple[str, str, _Used], list[_Item]] = {}
+        for item in batch:
+            place = (item.account, item.owner, item.used)
+            if place in alike:
+                alike[place].append(item)
+            else:
+                alike[place] = [item]
         keys: list[str] = []
         arguments: list[bytes | str | int] = [self._link.server_of(_counters_of(batch[0])).generation]
-        for item in batch:
-            keys += (layout.counters(item.account), layout.holds(item.account))
-            arguments += (item.rid, item.owner, len(item.quantities))
-            for meter, quantity in item.quantities.items():
-                arguments += (meter, quantity)
+        for (account, owner, used), items in alike.items():
+            keys += (layout.counters(account), layout.holds(account))
+            arguments += (owner, len(used))
+            for meter_and_units in used:
+                arguments += meter_and_units
+            arguments.append(len(items))
+            arguments += [item.rid for item in items]
+        groups = list(alike.values())
         self._in_flight += 1
         is_over = False
 
@@ -156,24 +171,25 @@ class Settlements:
             is_over = True
             timer.cancel()
             self._in_flight -= 1
-            self._replied(batch, reply)
+            self._replied(groups, reply)
 
         timer = asyncio.get_running_loop().call_later(REPLY_TIMEOUT_S, lambda: finished(Unavailable("timeout")))
         self._link.run(SETTLE, keys, arguments, finished)
 
-    def _replied(self, batch: Sequence[_Item], reply: Reply | Exception) -> None:
+    def _replied(self, groups: Sequence[Sequence[_Item]], reply: Reply | Exception) -> None:
         if isinstance(reply, Exception):
             if not isinstance(reply, Unavailable):
                 log.error("settle_script_refused", reason=str(reply))
-            self._again(batch)
+            self._again([item for items in groups for item in items])
             return
         done: list[_Item] = []
         unloaded: dict[str, list[_Item]] = {}
-        for item, result in zip(batch, reply, strict=True):
-            if result == -4:
-                unloaded.setdefault(item.account, []).append(item)
-            elif result != 2:
-                done.append(item)
+        for items, results in zip(groups, reply, strict=True):
+            for item, result in zip(items, results, strict=True):
+                if result == -4:
+                    unloaded.setdefault(item.account, []).append(item)
+                elif result != 2:
+                    done.append(item)
         if done:
             self._tombstones.append((asyncio.get_running_loop().time() + TOMBSTONE_S, done))
             if not self._is_sweeping:
@@ -211,24 +227,38 @@ def _counters_of(item: _Item) -> str:
     return layout.counters(item.account)
 
 
-def serialized_event(settlement: Settlement, used: dict[str, int]) -> bytes:
-    """A UsageEvent. Two messages laid end to end are one, so what all requests of a key share is made once."""
+def _used(quantities: Mapping[str, int]) -> _Used:
+    return tuple((meter, units) for meter, units in quantities.items() if units)
+
+
+def serialized_event(settlement: Settlement, used: _Used) -> bytes:
+    """A UsageEvent. Messages laid end to end are one, so what requests have in common is made once."""
     grant = settlement.grant
-    event = usage_pb2.UsageEvent(
-        rid=grant.rid,
-        admitted_at_ms=grant.admitted_at_ms,
-        status=settlement.status,
+    event = (
+        _whose(grant.account, grant.subscription, grant.key, grant.policy)
+        + field(_RID, grant.rid.encode())
+        + _ADMITTED_AT_MS
+        + varint(grant.admitted_at_ms)
+        + _how_much(settlement.status, used)
     )
-    for meter, quantity in used.items():
-        event.meters.add(meter=meter, quantity=quantity)
-    if settlement.dimensions:
-        event.dimensions.update(settlement.dimensions)
-    if settlement.flags:
-        event.flags.extend(settlement.flags)
-    return _whose(grant.account, grant.subscription, grant.key, grant.policy) + event.SerializeToString()
+    if settlement.dimensions or settlement.flags:
+        rest = usage_pb2.UsageEvent(dimensions=dict(settlement.dimensions), flags=settlement.flags)
+        event += rest.SerializeToString()
+    return event
+
+
+_RID, _ADMITTED_AT_MS = tag(1), number_tag(6)
 
 
 @lru_cache(maxsize=50_000)
 def _whose(account: str, subscription: str, key: str, policy: str) -> bytes:
     event = usage_pb2.UsageEvent(account_id=account, subscription_id=subscription, key_id=key, policy=policy)
+    return event.SerializeToString()
+
+
+@lru_cache(maxsize=4096)
+def _how_much(status: int, used: _Used) -> bytes:
+    event = usage_pb2.UsageEvent(status=status)
+    for meter, quantity in used:
+        event.meters.add(meter=meter, quantity=quantity)
     return event.SerializeToString()

@@ -3,12 +3,14 @@
     frame    u32 length · u32 CRC-32 of the payload · payload           (little-endian)
     payload  records: u8 kind · u32 length · body                       (all records of one loop turn)
 
-    I  intent    rid account subscription key policy hold   about to ask for admission
-    A  allowed   rid account                                was let through (written before Envoy is answered)
-    H  held      rid account hold                           what is held for it now, where that is not its intent's
-    C  closed    rid account                                refused, or this worker gave up on admitting it
-    V  void      rid account                                answered, but nothing is owed (a status that is not billed)
-    S  settled   a serialized UsageEvent                    what it used; billable from here on
+    I  intent    account subscription key policy hold rid…  about to ask for admission
+    A  allowed   account rid…                               were let through (written before Envoy is answered)
+    H  held      account hold rid                           what is held for it now, where that is not its intent's
+    C  closed    account rid…                               refused, or this worker gave up on admitting them
+    V  void      account rid…                               answered, but nothing is owed (a status that is not billed)
+    S  settled   a serialized UsageEvent                    what one used; billable from here on
+
+Requests of one account that say the same in one turn share a record: that is what a busy account does.
 
 Everything that one turn of the event loop has to say goes into one frame and one ``write(2)``: a process that is killed
 afterwards has lost nothing, because the page cache is the kernel's. ``fdatasync`` follows from a thread within 10 ms

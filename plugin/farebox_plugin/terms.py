@@ -68,12 +68,17 @@ class Policy:
     status_codes: Mapping[str, int] = field(default_factory=dict)
     cut_off: bool = False  # watched as it passes, and ended where a limit ends
 
+    # What every request is charged alike; None: something is measured, or labelled.
+    fixed: Mapping[str, int] | None = field(init=False)
     # Whether a quantity stands in the response itself: ext_proc settles, and the access log only backs it up.
     settled_by_body: bool = field(init=False)
 
     def __post_init__(self) -> None:
         expressions = [rule for rule in self.meters.values() if isinstance(rule, str)] + list(self.dimensions.values())
         by_body = any(expression not in ("request.bytes", "response.bytes") for expression in expressions)
+        fixed = {meter: rule for meter, rule in self.meters.items() if isinstance(rule, int)}
+        is_fixed = len(fixed) == len(self.meters) and not self.dimensions
+        object.__setattr__(self, "fixed", fixed if is_fixed else None)
         object.__setattr__(self, "settled_by_body", by_body or self.cut_off)
 
     def is_seen_passing(self, meter: str) -> bool:
@@ -92,6 +97,14 @@ class Counter:
     is_divisible: bool = False  # less than asked for may be held: the response is cut off where that ends
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a request holds: units by meter, and as text, without its owners: ``<counter>|<meter>|<units>,…``"""
+
+    units: Mapping[str, int]
+    text: str
+
+
 # Compared by identity: one Terms serves thousands of requests, and what is made from it is remembered per object.
 @dataclass(frozen=True, slots=True, eq=False)
 class Terms:
@@ -108,6 +121,7 @@ class Terms:
     tolerance_us: int
     valid_from_ms: int
     valid_until_ms: int
+    fixed_hold: Hold | None = None  # of every request alike, where nothing is measured
 
     def holds_at(self, instant_ms: int) -> bool:
         return self.valid_from_ms <= instant_ms < self.valid_until_ms
@@ -142,7 +156,7 @@ def terms(account: Account, key_id: str, policy: Policy, at_ms: int) -> Terms | 
     if subscription.concurrency_limit:
         counters.append(concurrency_counter(subscription))
     emission_us, tolerance_us = _rate(subscription)
-    return Terms(
+    made = Terms(
         account=account.id,
         customer_key=account.customer_key,
         version=account.version,
@@ -157,6 +171,8 @@ def terms(account: Account, key_id: str, policy: Policy, at_ms: int) -> Terms | 
         valid_from_ms=max([counter.resets_at_ms - counter.period_ms for counter in counters], default=0),
         valid_until_ms=min([key.expires_at_ms or FOREVER_MS, step_ends_ms, *(c.resets_at_ms for c in counters)]),
     )
+    is_fixed = all(isinstance(rule, int) for rule in policy.meters.values())
+    return replace(made, fixed_hold=hold_for(made, None, {})) if is_fixed else made
 
 
 def _access_at(subscription: Subscription, at_ms: int) -> tuple[str, int]:
@@ -203,8 +219,16 @@ def _rate(subscription: Subscription) -> tuple[int, int]:
     return emission_us, emission_us * requests
 
 
-def units_to_hold(terms: Terms, max_tokens: int | None, recent: Mapping[str, int]) -> dict[str, int]:
-    """How much of each meter to hold before the response is known: the fixed cost, or an estimate of a measured one."""
+def hold_for(terms: Terms, max_tokens: int | None, recent: Mapping[str, int]) -> Hold:
+    """What to hold before the response is known: the fixed cost, or an estimate of a measured one (`recent`)."""
+    if terms.fixed_hold is not None:
+        return terms.fixed_hold
+    units = _units_to_hold(terms, max_tokens, recent)
+    parts = [f"{counter.field}|{counter.meter}|{units[counter.meter]}" for counter in terms.counters]
+    return Hold(units, ",".join(parts))
+
+
+def _units_to_hold(terms: Terms, max_tokens: int | None, recent: Mapping[str, int]) -> dict[str, int]:
     held: dict[str, int] = {}
     if terms.counters and terms.counters[-1].meter == layout.OPEN_REQUEST:
         held[layout.OPEN_REQUEST] = 1
@@ -222,15 +246,9 @@ def units_to_hold(terms: Terms, max_tokens: int | None, recent: Mapping[str, int
     return held
 
 
-def hold_text(owner: str, admitted_at_ms: int, terms: Terms, held: Mapping[str, int]) -> str:
-    """The hold as it stands in Valkey and in the spool: ``<owners>;<ms>;<counter>|<meter>|<units>,…``"""
-    parts = ",".join(f"{counter.field}|{counter.meter}|{held[counter.meter]}" for counter in terms.counters)
-    return f"{owner};{admitted_at_ms};{parts}"
-
-
 def held_units(hold: str) -> dict[str, tuple[str, int]]:
-    """What a hold's text says: counter field -> (meter, units)."""
-    parts = [part.rsplit("|", 2) for part in hold.split(";", 2)[2].split(",") if part]
+    """What a hold as it stands in Valkey and in the spool says: counter field -> (meter, units)."""
+    parts = [part.rsplit("|", 2) for part in hold.partition(";")[2].split(",") if part]
     return {field: (meter, int(units)) for field, meter, units in parts}
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,7 +14,7 @@ from farebox.v1.digest import digest, new_api_key
 from farebox.v1.entitlements_pb2 import Account, KeyRecord, MeterRule, Policies, Policy, StatusRange
 from farebox.v1.envoy_authz_pb2 import CheckRequest
 from farebox.v1.usage_pb2 import AccountState, UsageBatch
-from farebox_plugin.admission import Admission, Admitted, Decision, Ticket, Waiter
+from farebox_plugin.admission import Admission, Admitted, Decision, Ticket
 from farebox_plugin.call import read_call
 from farebox_plugin.directory import Directory, read_policy
 from farebox_plugin.estimates import RecentUse
@@ -26,7 +26,7 @@ from farebox_plugin.link import Link
 from farebox_plugin.records import Call
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import SpoolReader, SpoolWriter, segments
-from farebox_plugin.terms import Terms, units_to_hold
+from farebox_plugin.terms import Terms, hold_for
 from rig.valkey import Valkey, ValkeyCluster
 
 DAY_MS = 86_400_000
@@ -193,6 +193,21 @@ async def a_part(
         spool.close()
 
 
+@dataclass
+class Asker:
+    """Who waits for a decision, as Authz does; it may have gone meanwhile."""
+
+    answer: Callable[[Decision], None]
+    has_left: Callable[[], bool] = lambda: False
+
+    @property
+    def is_abandoned(self) -> bool:
+        return self.has_left()
+
+    def done(self, decision: Decision) -> None:
+        self.answer(decision)
+
+
 async def ask(
     part: Part, *, stream: int | None = None, account: str = "acct1", units: int = 1, abandoned: bool = False
 ) -> Decision:
@@ -206,8 +221,8 @@ async def ask(
     assert isinstance(terms, Terms)
     answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
     looks = count()  # the peer is still there at the first look, when the question is sent
-    waiter = Waiter(answer.set_result, lambda: abandoned and next(looks) > 0)
-    part.admission.submit(Ticket(call, terms, units_to_hold(terms, None, {}), [waiter]))
+    waiter = Asker(answer.set_result, lambda: abandoned and next(looks) > 0)
+    part.admission.submit(Ticket(call, terms, hold_for(terms, None, {}), [waiter]))
     return await answer
 
 

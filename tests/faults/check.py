@@ -234,13 +234,13 @@ def read_spools(rig: Rig) -> Spools:
                     ended.setdefault(event.account_id, set()).add(event.rid)
                     settled.setdefault(event.account_id, set()).add(event.rid)
                     continue
-                rid, account = record.fields()[:2]
+                account, *rids = record.fields()
                 if record.kind == VOID:
-                    ended.setdefault(account, set()).add(rid)
+                    ended.setdefault(account, set()).update(rids)
                 elif record.kind == ALLOWED:
-                    let_in.setdefault(account, set()).add((rid, spool))
+                    let_in.setdefault(account, set()).update((rid, spool) for rid in rids)
                 elif record.kind == CLOSED:  # behind an A: its answer was not read any more
-                    let_in.get(account, set()).discard((rid, spool))
+                    let_in.get(account, set()).difference_update((rid, spool) for rid in rids)
     return Spools(
         let_in={account: frozenset(rid for rid, _ in found) for account, found in let_in.items()},
         ended={account: frozenset(rids) for account, rids in ended.items()},

@@ -153,5 +153,5 @@ async def test_where_ext_proc_was_lost_the_hold_is_charged_and_flagged(part: Par
 async def test_a_failed_response_of_a_body_policy_is_voided_at_once(part: Part, feed: AccessLog) -> None:
     await ask(part, stream=1006)
     feed.receive(entry(1006, policy="chat", status=502).SerializeToString())
-    assert part.records()[-1] == (b"V", [a_call_of(1006).rid, "acct1"])
+    assert part.records()[-1] == (b"V", ["acct1", a_call_of(1006).rid])
     await settled(part)

@@ -3,8 +3,10 @@
 import asyncio
 
 from builders.plugin import Part, a_call_of, a_part, an_account, ask, code, settled
+from farebox.v1 import layout
 from farebox_plugin.admission import Refused
 from farebox_plugin.records import Grant, Settlement
+from farebox_plugin.terms import held_units
 from rig.valkey import Valkey
 
 
@@ -21,6 +23,47 @@ async def test_two_hundred_at_once_on_a_quota_of_a_hundred(part: Part) -> None:
     await part.publish(an_account(limit=100))
     decisions = await asyncio.gather(*(ask(part) for _ in range(200)))
     assert [code(decision) for decision in decisions].count("allowed") == 100
+
+
+async def test_requests_that_come_together_are_decided_in_their_order(part: Part) -> None:
+    """One group for the script: it reads and writes once, and still decides one after the other."""
+    await part.publish(an_account(limit=13, rate=(100, 60_000)))
+    assert code(await ask(part)) == "allowed"  # the account is loaded
+    together = [ask(part, stream=4100 + n) for n in range(4)] + [ask(part, stream=4200 + n, units=5) for n in range(3)]
+    decisions = await asyncio.gather(*together)
+    assert [code(decision) for decision in decisions] == ["allowed"] * 5 + ["quota_exceeded"] * 2
+    assert [decision.committed for decision in decisions[:5]] == [[2], [3], [4], [5], [10]]  # type: ignore[union-attr]
+    assert [decision.rate_left for decision in decisions[:5]] == [98, 97, 96, 95, 94]  # type: ignore[union-attr]
+    assert await part.counter() == {"api_requests": 10}
+    assert sorted((await part.holds()).values())[-1].endswith("|api_requests|5")
+
+
+async def test_a_group_takes_repeated_closed_and_suspect_requests_each_for_what_it_is(
+    part: Part, valkey: Valkey
+) -> None:
+    async with a_part(valkey, part.folder, "w1") as other:
+        await part.publish(an_account(limit=5))
+        other.ledger.accounts = part.ledger.accounts
+        for stream in (4301, 4302, 4303):
+            assert code(await ask(part, stream=stream)) == "allowed"
+        part.settlements.take_back(a_call_of(4302).rid, "acct1")
+        await settled(part)
+        # What a rebuild makes of a bare intent: it counts, until the request itself comes again.
+        hold = next(hold for hold in (await part.holds()).values() if hold.startswith("w0;"))
+        await part.link.ask("HSET", layout.holds("acct1"), a_call_of(4304).rid, "?" + hold)
+        counters = layout.counters("acct1")
+        await part.link.ask("HINCRBY", counters, hold.split(";")[1].split("|")[0], 1)
+        assert await part.counter() == {"api_requests": 3}
+        asked = [ask(other, stream=stream) for stream in (4301, 4302, 4303, 4304, 4305, 4306, 4307)]
+        decisions = await asyncio.gather(*asked)
+        await settled(other)
+        holds = await part.holds()
+    assert [code(decision) for decision in decisions] == [
+        "allowed", "metering_unavailable", "allowed", "allowed", "allowed", "allowed", "quota_exceeded",
+    ]  # fmt: skip
+    assert await part.counter() == {"api_requests": 5}
+    owners = {stream: holds[a_call_of(stream).rid].partition(";")[0] for stream in (4301, 4303, 4304, 4305, 4306)}
+    assert owners == {4301: "w0+w1", 4303: "w0+w1", 4304: "w1", 4305: "w1", 4306: "w1"}
 
 
 async def test_two_workers_share_one_limit(part: Part, valkey: Valkey) -> None:
@@ -88,7 +131,7 @@ async def test_the_spool_tells_every_outcome_in_order(part: Part) -> None:
     await ask(part)
     first = await part.holds()
     await ask(part)
-    kinds = [(kind, fields[0] in first) for kind, fields in part.records()]
+    kinds = [(kind, fields[-1] in first) for kind, fields in part.records()]
     # The first request was not loaded yet, and asked twice.
     assert kinds == [(b"I", True), (b"I", True), (b"A", True), (b"I", False), (b"C", False)]
 
@@ -191,3 +234,19 @@ async def test_a_spool_without_room_lets_nobody_in_and_says_so(part: Part) -> No
     part.spool._budget_bytes = 0
     assert code(await ask(part)) == "metering_unavailable"
     assert part.records() == []
+
+
+async def test_a_request_that_crosses_a_change_of_plan_is_held_on_the_counters_of_the_new_one(part: Part) -> None:
+    await part.publish(an_account(limit=10))
+    assert code(await ask(part)) == "allowed"
+    part.directory.invalidated = lambda keys: None  # type: ignore[method-assign]  # the push is lost
+    changed = an_account(limit=20, version=2, concurrency=5)
+    resets = changed.subscriptions[0].quotas[0].resets_ms
+    changed.subscriptions[0].quotas.add(
+        id="extra.P1M", meter="api_requests", limit=7, hard=True, resets_ms=[resets[0] + 1, *resets[1:]]
+    )
+    await part.publish(changed)
+    assert code(await ask(part, stream=4400)) == "allowed"
+    hold = (await part.holds())[a_call_of(4400).rid]
+    assert [meter for meter, _ in held_units(hold).values()] == ["api_requests", "api_requests", layout.OPEN_REQUEST]
+    assert (await part.counter())["extra"] == 1

@@ -92,7 +92,9 @@ async def test_a_good_key_is_let_in(part: Part, authz: Authz) -> None:
     response = await check(authz, a_check(key))
     assert response.status.code == 0
     assert response.HasField("ok_response")
-    assert response.dynamic_metadata.fields["account"].string_value == "acct1"
+    grant = read_grant(response.dynamic_metadata)
+    assert grant is not None
+    assert (grant.account, grant.subscription, grant.key, grant.policy) == ("acct1", "sub1", "key1", "default")
     assert (await check(authz, a_check(x_api_key=key))).HasField("ok_response")
 
 

@@ -130,7 +130,7 @@ async def test_a_response_that_is_not_billable_is_voided(part: Part, feed: ExtPr
     stream, _ = watch(feed)
     for message in (headers(2003), response(500), body(BODY, ends=True)):
         stream.receive(message)
-    assert part.records()[-1] == (b"V", [a_call_of(2003).rid, "acct1"])
+    assert part.records()[-1] == (b"V", ["acct1", a_call_of(2003).rid])
     await settled(part)
 
 

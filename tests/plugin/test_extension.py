@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from builders.plugin import DAY_MS, START_MS, Part, a_call_of, a_policy, an_account, settled
+from builders.plugin import DAY_MS, START_MS, Asker, Part, a_call_of, a_policy, an_account, settled
 from farebox.v1.entitlements_pb2 import Account
-from farebox_plugin.admission import Admitted, Decision, Ticket, Waiter
+from farebox_plugin.admission import Admitted, Decision, Ticket
 from farebox_plugin.directory import read_policy
 from farebox_plugin.records import Grant, Settlement, Unavailable
-from farebox_plugin.terms import Terms
+from farebox_plugin.terms import Terms, hold_for
 from rig.valkey import Valkey
 
 CAPPED = a_policy("capped", {"api_requests": 1, "tokens": "usage.outputTokens"}, cut_off=True)
@@ -25,8 +25,8 @@ async def admit(part: Part, stream: int, tokens: int) -> Decision:
     terms = part.directory.terms_of(entry, "key1", POLICY, call.admitted_at_ms)
     assert isinstance(terms, Terms)
     answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-    held = {"api_requests": 1, "tokens": tokens, "~": 1}
-    part.admission.submit(Ticket(call, terms, held, [Waiter(answer.set_result, lambda: False)]))
+    hold = hold_for(terms, None, {"tokens": tokens})
+    part.admission.submit(Ticket(call, terms, hold, [Asker(answer.set_result)]))
     return await answer
 
 

@@ -3,11 +3,13 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from builders.plugin import Part, a_call_of, an_account, ask, code, settled
 from farebox.v1.usage_pb2 import UsageEvent
 from farebox_plugin.records import Grant, Settlement
-from farebox_plugin.settlement import TOMBSTONE_S
+from farebox_plugin.settlement import TOMBSTONE_S, serialized_event
 from farebox_plugin.spool import SETTLED, SpoolReader
 from rig.valkey import Valkey
 
@@ -38,6 +40,35 @@ async def test_a_settlement_repeated_any_number_of_times_settles_once(part: Part
         part.settlements.settle([settlement(200, 2)])
         await settled(part)
     assert await part.counter() == {"api_requests": 2}
+
+
+async def test_one_turn_settles_a_request_once_however_often_it_is_told(part: Part) -> None:
+    await part.publish(an_account(limit=100))
+    for stream in (210, 211, 212):
+        await ask(part, stream=stream, units=5)
+    part.settlements.settle([settlement(210, 2), settlement(211, 2), settlement(210, 2), settlement(212, 7)])
+    part.settlements.settle([settlement(211, 2), settlement(212, 0)])
+    part.settlements.take_back(a_call_of(210).rid, "acct1")
+    await settled(part)
+    assert await part.counter() == {"api_requests": 2 + 2 + 7}
+
+
+@given(
+    status=st.integers(0, 599),
+    units=st.integers(1, (1 << 63) - 1),
+    dimensions=st.dictionaries(st.text(max_size=9), st.text(max_size=200), max_size=3),
+    flags=st.lists(st.sampled_from(["aborted", "estimated"]), max_size=2),
+)
+def test_the_event_put_together_by_hand_is_that_of_the_message(
+    status: int, units: int, dimensions: dict[str, str], flags: list[str]
+) -> None:
+    made = Settlement(Grant("1a2b3c-77", "a", "s", "k", "p"), status, {"m": units}, tuple(flags), dimensions)
+    expected = UsageEvent(
+        rid="1a2b3c-77", account_id="a", subscription_id="s", key_id="k", policy="p", admitted_at_ms=0x1A2B3C,
+        status=status, dimensions=dimensions, flags=flags,
+    )  # fmt: skip
+    expected.meters.add(meter="m", quantity=units)
+    assert UsageEvent.FromString(serialized_event(made, (("m", units),))) == expected
 
 
 async def test_the_event_says_everything_that_billing_needs(part: Part) -> None:

@@ -22,7 +22,7 @@ from farebox_plugin.spool import (
     settled_record,
 )
 
-TURN = [record(INTENT, "rid1", "acct1", "hold"), record(ALLOWED, "rid1", "acct1")]
+TURN = [record(INTENT, "rid1", "acct1", "hold"), record(ALLOWED, "acct1", "rid1")]
 
 
 def read_all(folder: Path, spool: str = "w0", position: int = 0) -> list[bytes]:
@@ -75,7 +75,7 @@ def test_a_reader_follows_a_writer(tmp_path: Path) -> None:
     writer.append(TURN)
     assert [frame.end for frame in reader.read()] == [writer.end]
     assert reader.read() == []
-    writer.append([record(CLOSED, "rid1", "acct1")])
+    writer.append([record(CLOSED, "acct1", "rid1")])
     assert [each.kind for frame in reader.read() for each in frame.records] == [CLOSED]
     writer.close()
 
@@ -95,9 +95,9 @@ def test_wherever_the_last_frame_is_torn_reading_stops_before_it_and_that_is_no_
 @pytest.mark.parametrize("zeros", [1, 7, 8, 4096])
 def test_zeros_behind_a_half_written_frame_are_a_power_cut_and_no_damage(tmp_path: Path, zeros: int) -> None:
     writer = SpoolWriter(tmp_path, "w0")
-    writer.append([record(INTENT, "r1", "a", "s", "k", "p", "h")])
+    writer.append([record(INTENT, "a", "s", "k", "p", "h", "r1")])
     whole = writer.end
-    writer.append([record(INTENT, "r2", "a", "s", "k", "p", "h")])
+    writer.append([record(INTENT, "a", "s", "k", "p", "h", "r2")])
     writer.close()
     (_, path) = segments(tmp_path)["w0"][0]
     size = path.stat().st_size
@@ -106,9 +106,7 @@ def test_zeros_behind_a_half_written_frame_are_a_power_cut_and_no_damage(tmp_pat
             data = file.read()
             file.seek(0)
             file.write(data[:kept] + b"\0" * (size - kept + zeros))
-        found = [
-            fields[0] for frame in SpoolReader(tmp_path, "w0").read() for r in frame.records for fields in [r.fields()]
-        ]
+        found = [each.fields()[-1] for frame in SpoolReader(tmp_path, "w0").read() for each in frame.records]
         assert found == ["r1"]
         path.write_bytes(data)
 

@@ -4,7 +4,7 @@ from builders.plugin import DAY_MS, a_policy, an_account, now_ms
 from farebox.v1.entitlements_pb2 import Account
 from farebox_plugin.directory import read_account, read_policy
 from farebox_plugin.records import Refusal
-from farebox_plugin.terms import Terms, held_units, hold_text, terms, units_to_hold
+from farebox_plugin.terms import Terms, held_units, hold_for, terms
 
 
 def terms_of(account: Account, policy: dict[str, int | str] | None = None, at: int | None = None, **fields: object):
@@ -120,12 +120,12 @@ def test_what_is_held_before_a_response_is_known(
     reserve: dict[str, str], max_tokens: int | None, recent: dict[str, int], held: int
 ) -> None:
     made = terms_of(an_account(tokens=1000), {"api_requests": 3, "tokens": "usage.outputTokens"}, reserve=reserve)
-    assert units_to_hold(made, max_tokens, recent) == {"api_requests": 3, "tokens": held}
+    assert hold_for(made, max_tokens, recent).units == {"api_requests": 3, "tokens": held}
 
 
 def test_a_hold_reads_back_as_it_was_written() -> None:
     made = terms_of(an_account(tokens=1000), {"api_requests": 3, "tokens": "usage.outputTokens"})
-    text = hold_text("w0", 5, made, {"api_requests": 3, "tokens": 7})
+    text = "w0;" + hold_for(made, None, {"tokens": 7}).text
     assert sorted(held_units(text).values()) == [("api_requests", 3), ("tokens", 7)]
     assert set(held_units(text)) == {counter.field for counter in made.counters}
-    assert held_units("w0;5;") == {}
+    assert held_units("w0;") == {}

@@ -28,7 +28,7 @@ from farebox_plugin.keeper.sweep import Sweeper
 from farebox_plugin.records import Call, Refusal, Unavailable
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import ALLOWED, SETTLED, SpoolWriter, parse_records
-from farebox_plugin.terms import Policy, units_to_hold
+from farebox_plugin.terms import Policy, hold_for
 from sim.link import Faults, Killed, Process, Server, SimLink
 from sim.portal import Portal
 
@@ -48,12 +48,13 @@ class Chronicle:
     def note(self, records: Sequence[bytes]) -> None:
         for record in parse_records(b"".join(records)):
             if record.kind == ALLOWED:
-                self.allowed.add(record.fields()[0])
+                self.allowed.update(record.fields()[1:])
             elif record.kind == SETTLED:
                 event = UsageEvent.FromString(record.body)
                 self.ended.setdefault(event.rid, event)
             elif record.kind == b"V":
-                self.ended.setdefault(record.fields()[0], None)
+                for rid in record.fields()[1:]:
+                    self.ended.setdefault(rid, None)
 
 
 class MortalSpool(SpoolWriter):
@@ -126,7 +127,7 @@ class Worker:
         if isinstance(terms, Refusal):
             waiter.done(Refused(terms))
         else:
-            self.admission.submit(Ticket(call, terms, units_to_hold(terms, None, {}), [waiter]))
+            self.admission.submit(Ticket(call, terms, hold_for(terms, None, {}), [waiter]))
 
     async def _load(self, account: str) -> bytes:
         """`Loader`: asks the keeper over a socket."""

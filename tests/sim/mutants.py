@@ -45,23 +45,26 @@ class InCode:
 
 Mutant = tuple[InScript | InCode, ...]
 
-_HOLDS_RID = "redis.call('HSET', holds, rid, tombstone)"
 MUTANTS: dict[str, Mutant] = {
-    "the limit is not looked at": (InScript(admission, "ADMIT", "if limit >= 0 and", "if false and"),),
+    "the limit is not looked at": (InScript(admission, "ADMIT", "if limit[i] >= 0 and", "if false and"),),
     "counted at the end instead of held": (
-        InScript(admission, "ADMIT", "if held[i] > 0 then redis.call('HINCRBY'", "if false then redis.call('HINCRBY'"),
+        InScript(admission, "ADMIT", "if more[i] > 0 then redis.call('HINCRBY'", "if false then redis.call('HINCRBY'"),
     ),
-    "a suspect passes for an admission": (InScript(admission, "ADMIT", "if mark ~= '?' then", "if true then"),),
+    "a suspect passes for an admission": (
+        InScript(admission, "ADMIT", "if known_hold and mark ~= '?' then", "if known_hold then"),
+    ),
     "admission takes any generation": (
-        InScript(admission, "ADMIT", "if state[1] ~= generation then return { -4, 0 } end", ""),
+        InScript(admission, "ADMIT", "if late or state[1] ~= generation then", "if late then"),
     ),
-    "a repeated Check is counted again": (InScript(admission, "ADMIT", "if known then", "if false then"),),
+    "a repeated Check is counted again": (
+        InScript(admission, "ADMIT", "local mark = known_hold and", "known_hold = nil local mark = known_hold and"),
+    ),
     # With the hold left in the place of the tombstone, a repetition has something to apply again.
     "settling twice applies twice": (
-        InScript(settlement, "SETTLE", _HOLDS_RID, "redis.call('HSET', holds, rid, hold or tombstone)"),
+        InScript(settlement, "SETTLE", "= others or tombstone", "= others or hold or tombstone"),
     ),
-    "no tombstone": (InScript(settlement, "SETTLE", _HOLDS_RID, "redis.call('HDEL', holds, rid)"),),
-    "who gives up takes it from the others": (InScript(settlement, "SETTLE", "if #others > 0 then", "if false then"),),
+    "no tombstone": (InScript(settlement, "SETTLE", "'HSET', holds, unpack(writes)", "'HDEL', holds, unpack(rids)"),),
+    "who gives up takes it from the others": (InScript(settlement, "SETTLE", "#others > 0 and", "false and"),),
     "rebuilt from the ledger alone": (
         InCode(
             Rebuilder,
@@ -113,7 +116,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "the checkpoint forgets open requests": (InCode(Index, "checkpoint", "in self.open_requests()", "in ()"),),
     "no intents": (InCode(Admission, "_send", "self._spool.append(intents)", "pass"),),
-    "nobody notes who was let in": (InCode(Admission, "_settle_answers", "if records:", "if False:"),),
+    "nobody notes who was let in": (InCode(Admission, "_answers_came", "if records:", "if False:"),),
     "an unknown outcome is not taken back": (
         InCode(Admission, "_close", "self._settlements.take_back(rid, account)", "pass"),
     ),

@@ -21,9 +21,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from builders.plugin import Asker
 from farebox.v1 import layout
 from farebox.v1.envoy_authz_pb2 import AttributeContext
-from farebox_plugin.admission import Admitted, Decision, Refused, Waiter
+from farebox_plugin.admission import Admitted, Decision, Refused
 from farebox_plugin.records import Call, Grant, Settlement, make_rid
 from farebox_plugin.terms import Policy
 from sim.host import ORPHAN_AFTER_S, Chronicle, Keeper, Worker
@@ -284,7 +285,7 @@ class World:
         worker.process.died.append(lambda: loop.call_later(self._latency_s(), arrive, None))
         await asyncio.sleep(self._latency_s())
         if worker.process.is_alive:
-            self._spawn(worker.check(call, account, policy, Waiter(answered, lambda: is_abandoned)))
+            self._spawn(worker.check(call, account, policy, Asker(answered, lambda: is_abandoned)))
         try:
             async with asyncio.timeout(ENVOY_WAITS_S):
                 return await answer

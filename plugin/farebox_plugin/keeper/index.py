@@ -11,7 +11,7 @@ another gateway, compares it with a view of the ledger that was taken a moment a
 comes with an older view is told so (`is_behind`).
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,13 +70,14 @@ class Index:
         self._from: dict[str, int] = {}  # below this position only unshipped usage is news (after a restart)
         self._shipped: dict[str, int] = {}
         self._open: dict[str, dict[str, OpenRequest]] = {}
-        self._ended: dict[tuple[str, str], Ended] = {}
-        self.touched: set[str] = set()  # accounts in use since somebody took this
-        self._frames: dict[str, deque[tuple[int, list[bytes]]]] = {}
-        self._unshipped: dict[str, dict[str, deque[tuple[int, bytes]]]] = {}  # account -> spool -> (end, event)
+        # In the order of their reading. Not dicts: one that is emptied from its front gets slower.
+        self._ended: OrderedDict[tuple[str, str], Ended] = OrderedDict()
         # account, rid, spool -> when that was read, and whether a rebuild may have held it
-        self._given_up: dict[tuple[str, str, str], tuple[float, bool]] = {}
-        self._early_holds: dict[tuple[str, str], tuple[float, str]] = {}
+        self._given_up: OrderedDict[tuple[str, str, str], tuple[float, bool]] = OrderedDict()
+        self._early_holds: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+        self.touched: set[str] = set()  # accounts in use since somebody took this
+        self._frames: dict[str, deque[tuple[int, list[bytes], set[str]]]] = {}  # position behind, events, accounts
+        self._unshipped: dict[str, dict[str, deque[tuple[int, bytes]]]] = {}  # account -> spool -> (end, event)
         self._is_new = True  # until everything that was written before us has been read
         self._to_forget: deque[tuple[float, str, str, int]] = deque()  # shipped at, account, spool, end
         self._forgotten: dict[str, tuple[float, int]] = {}  # spool -> when, and up to where
@@ -88,7 +89,7 @@ class Index:
 
     @property
     def unshipped_count(self) -> int:
-        return sum(len(events) for frames in self._frames.values() for _, events in frames)
+        return sum(len(events) for frames in self._frames.values() for _, events, _ in frames)
 
     @property
     def spools(self) -> list[str]:
@@ -177,7 +178,7 @@ class Index:
             return None
         end = 0
         batch: list[bytes] = []
-        for frame_end, events in frames:
+        for frame_end, events, _ in frames:
             if batch and len(batch) + len(events) > events_max:
                 break
             end = frame_end
@@ -189,8 +190,8 @@ class Index:
         self._shipped[spool] = max(self._shipped.get(spool, 0), end)
         frames = self._frames.get(spool)
         while frames and frames[0][0] <= end:
-            frame_end, events = frames.popleft()
-            for account in {UsageEvent.FromString(raw).account_id for raw in events}:
+            frame_end, _, accounts = frames.popleft()
+            for account in accounts:
                 self._to_forget.append((at, account, spool, frame_end))
 
     def forget_shipped(self, at: float) -> None:
@@ -272,13 +273,14 @@ class Index:
 
     def _take(self, spool: str, frame: Frame, at: float) -> None:
         is_known = frame.end <= self._from.get(spool, 0)
-        events = []
+        events, accounts = [], set()
         for record in frame.records:
             if record.kind == SETTLED:
                 event = UsageEvent.FromString(record.body)
                 identity = (event.account_id, event.rid)
                 if frame.end > self._shipped.get(spool, 0):
                     events.append(record.body)
+                    accounts.add(event.account_id)
                     by_spool = self._unshipped.setdefault(event.account_id, {})
                     by_spool.setdefault(spool, deque()).append((frame.end, record.body))
                 ended = self._ended.get(identity)
@@ -292,46 +294,59 @@ class Index:
             elif not is_known:
                 self._apply(spool, record, at)
         if events:
-            self._frames.setdefault(spool, deque()).append((frame.end, events))
+            self._frames.setdefault(spool, deque()).append((frame.end, events, accounts))
 
     def _apply(self, spool: str, record: Record, at: float) -> None:
-        fields = record.fields()
-        rid, account = fields[0], fields[1]
+        account, *fields = record.fields()
         self.touched.add(account)
-        if (account, rid) in self._ended:
-            return
-        if record.kind == VOID:
-            self._end(account, rid, Ended(at, {}, []))
-            return
         requests = self._open.setdefault(account, {})
         if record.kind == INTENT:
-            found = requests.get(rid)
-            if found is None:
-                grant = Grant(rid, account, fields[2], fields[3], fields[4])
-                requests[rid] = found = OpenRequest(grant, fields[5], at, is_rebuilt=self._is_new)
-            elif not found.is_allowed:
-                found.hold = fields[5]
-            found.claims.setdefault(spool, False)
-            self._given_up.pop((account, rid, spool), None)  # it was asked again, and may let it in this time
-            if (early := self._early_holds.pop((account, rid), None)) is not None:
-                found.hold = early[1]
+            subscription, key, policy, hold, *rids = fields
+            for rid in rids:
+                if (account, rid) not in self._ended:
+                    self._intended(requests, spool, Grant(rid, account, subscription, key, policy), hold, at)
         elif record.kind == HELD:
-            # Another worker may watch the response, and its spool may be read before the one with the intent.
+            hold, rid = fields
             if rid in requests:
-                requests[rid].hold = fields[2]
-            else:
-                self._early_holds[(account, rid)] = (at, fields[2])
-        elif record.kind == ALLOWED and rid in requests:
-            requests[rid].claims[spool] = True
-        elif record.kind == CLOSED and rid in requests:
-            # Not an end to remember: another worker may have been asked, and its claim may be read later.
-            requests[rid].claims.pop(spool, None)
-            self._given_up.pop((account, rid, spool), None)  # they stand in the order of their reading
-            self._given_up[(account, rid, spool)] = (at, requests[rid].is_rebuilt)
-            if not requests[rid].claims:
-                del requests[rid]
+                requests[rid].hold = hold
+            elif (account, rid) not in self._ended:
+                # Another worker may watch the response, and its spool may be read before the one with the intent.
+                self._early_holds[(account, rid)] = (at, hold)
+        elif record.kind == ALLOWED:
+            for rid in fields:
+                if rid in requests:
+                    requests[rid].claims[spool] = True
+        elif record.kind == CLOSED:
+            for rid in fields:
+                if rid in requests:
+                    self._closed(requests, spool, requests[rid], at)
+        elif record.kind == VOID:
+            for rid in fields:
+                if (account, rid) not in self._ended:
+                    requests.pop(rid, None)
+                    self._ended[(account, rid)] = Ended(at, {}, [])
         if not requests:
             del self._open[account]
+
+    def _intended(self, requests: dict[str, OpenRequest], spool: str, grant: Grant, hold: str, at: float) -> None:
+        found = requests.get(grant.rid)
+        if found is None:
+            requests[grant.rid] = found = OpenRequest(grant, hold, at, is_rebuilt=self._is_new)
+        elif not found.is_allowed:
+            found.hold = hold
+        found.claims.setdefault(spool, False)
+        self._given_up.pop((grant.account, grant.rid, spool), None)  # it was asked again, and may let it in this time
+        if (early := self._early_holds.pop((grant.account, grant.rid), None)) is not None:
+            found.hold = early[1]
+
+    def _closed(self, requests: dict[str, OpenRequest], spool: str, request: OpenRequest, at: float) -> None:
+        # Not an end to remember: another worker may have been asked, and its claim may be read later.
+        request.claims.pop(spool, None)
+        place = (request.grant.account, request.grant.rid, spool)
+        self._given_up.pop(place, None)  # they stand in the order of their reading
+        self._given_up[place] = (at, request.is_rebuilt)
+        if not request.claims:
+            del requests[request.grant.rid]
 
     def _end(self, account: str, rid: str, ended: Ended) -> None:
         requests = self._open.get(account)

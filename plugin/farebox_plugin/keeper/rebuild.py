@@ -71,16 +71,16 @@ def _on_todays_counters(subscription: Subscription | None, request: OpenRequest)
     """A hold as the document of today would make it: what its plan counts may have changed since it was made."""
     if subscription is None:
         return request.hold_of_all
-    owners, admitted_at_ms, _ = request.hold_of_all.split(";", 2)
+    owners = request.hold_of_all.partition(";")[0]
     held = held_by_meter(request.hold)
     parts = [
-        f"{counter_at(subscription, quota, int(admitted_at_ms)).field}|{quota.meter}|{held[quota.meter]}"
+        f"{counter_at(subscription, quota, request.grant.admitted_at_ms).field}|{quota.meter}|{held[quota.meter]}"
         for quota in subscription.quotas
         if quota.meter in held
     ]
     if subscription.concurrency_limit:
         parts.append(f"{layout.concurrency_field(subscription.id)}|{layout.OPEN_REQUEST}|1")
-    return f"{owners};{admitted_at_ms};{','.join(parts)}"
+    return f"{owners};{','.join(parts)}"
 
 
 def _on_counters(subscription: Subscription | None, event: UsageEvent) -> list[tuple[str, int]]:

@@ -1,13 +1,16 @@
 -- ADMIT: decide a batch of requests, each all or nothing across its counters, and hold what was admitted.
 --
--- KEYS  per request: the account's counters hash, its holds hash              (see farebox/v1/layout.py)
--- ARGV  generation, not_after_ms, then per request:
---       rid, version, hold, rate_field, emission_us, tolerance_us, n, then n x (counter, units, limit)
---       limit -1 = count only. rate_field '' = no rate limit. hold = '<owners>;<admitted_ms>;<counter>|<meter>|<units>,...'
+-- Requests that are held to the same terms for the same units come as one group, and are decided one after the other:
+-- the store reads and writes once for all of them. A busy account is one group a turn.
+--
+-- KEYS  per group: the account's counters hash, its holds hash                (see farebox/v1/layout.py)
+-- ARGV  generation, not_after_ms, then per group:
+--       version, rate_field, emission_us, tolerance_us, hold, n, then n x (counter, units, limit), m, then m x rid
+--       limit -1 = count only. rate_field '' = no rate limit. hold = '<owner>;<counter>|<meter>|<units>,...'
 --       Units below zero may be held in part: as many as there is room for, at least one.
--- Returns {now_ms, result per request}; a result is {code, detail, committed units of each counter}:
+-- Returns {now_ms, results per group}; a group's results are flat, per request: code, detail, committed units of each
+-- counter. Where units may be held in part, the hold stands behind them.
 --    1 admitted            2 admitted before (the same rid again)
---    3 either, where something could be held in part: behind the committed units stands the hold
 --   -1 over a limit: detail = which counter (from 1)     -2 rate limited: detail = microseconds to wait
 --   -3 prepared from another version of the account      -4 this account is not loaded into this server
 --   -5 settled or voided already                         -6 too late: whoever sent this has given up
@@ -19,19 +22,14 @@ local generation, not_after = ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now_ms = math.floor(now_us / 1000)
-local results = { now_ms }
 local late = now_ms > not_after
 
-local function release_suspect(counters, holds, rid, hold)
-  for counter, units in string.gmatch(hold, '([^;|,]+)|[^|]*|(%d+)') do
-    redis.call('HINCRBY', counters, counter, -tonumber(units))
-  end
-  redis.call('HDEL', holds, rid)
-end
+-- Whole, however large: Lua would write 1e+15.
+local function whole(number) return string.format('%.0f', number) end
 
 -- Shrink `hold`: of each meter no more than the least that any of its counters had room for.
 local function in_part(hold, held)
-  local prefix, parts = string.match(hold, '^([^;]*;[^;]*;)(.*)$')
+  local prefix, parts = string.match(hold, '^([^;]*;)(.*)$')
   local least, names, i = {}, {}, 0
   for counter, meter in string.gmatch(parts, '([^|,]+)|([^|]*)|%d+') do
     i = i + 1
@@ -41,87 +39,112 @@ local function in_part(hold, held)
   local shrunk = {}
   for j = 1, i do
     held[j] = least[names[j][2]]
-    shrunk[j] = names[j][1] .. '|' .. names[j][2] .. '|' .. string.format('%.0f', held[j])
+    shrunk[j] = names[j][1] .. '|' .. names[j][2] .. '|' .. whole(held[j])
   end
   return prefix .. table.concat(shrunk, ',')
 end
 
 local function admit(counters, holds, at)
-  local rid, version, hold, rate_field = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  local n = tonumber(ARGV[at + 6])
-  local fields = { 'gen', 'ver', rate_field }
-  local divisible = false
+  local version, rate_field, hold = ARGV[at], ARGV[at + 1], ARGV[at + 4]
+  local emission, tolerance = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local n = tonumber(ARGV[at + 5])
+  local fields, place, units, limit, divisible = { 'gen', 'ver', rate_field }, {}, {}, {}, false
   for i = 1, n do
-    fields[3 + i] = ARGV[at + 4 + 3 * i]
-    if tonumber(ARGV[at + 5 + 3 * i]) < 0 then divisible = true end
+    fields[3 + i] = ARGV[at + 3 + 3 * i]
+    place[fields[3 + i]] = i
+    units[i], limit[i] = tonumber(ARGV[at + 4 + 3 * i]), tonumber(ARGV[at + 5 + 3 * i])
+    if units[i] < 0 then divisible = true end
+  end
+  local first = at + 6 + 3 * n
+  local m = tonumber(ARGV[first])
+  local rids = {}
+  for j = 1, m do rids[j] = ARGV[first + j] end
+
+  local results, filled = {}, 0
+  local committed, more, writes = {}, {}, {}
+  local function answer(code, detail, held_text)
+    results[filled + 1], results[filled + 2] = code, detail
+    for i = 1, n do results[filled + 2 + i] = committed[i] or 0 end
+    filled = filled + 2 + n
+    if divisible then
+      filled = filled + 1
+      results[filled] = held_text or ''
+    end
   end
 
   local state = redis.call('HMGET', counters, unpack(fields))
-  if state[1] ~= generation then return { -4, 0 } end
-  local known = redis.call('HGET', holds, rid)
-  if known then
-    local mark = string.sub(known, 1, 1)
-    if mark == '!' then return { -5, 0 } end
-    if mark ~= '?' then
+  if late or state[1] ~= generation then
+    for _ = 1, m do answer(late and -6 or -4, 0) end
+    return results, first + m + 1
+  end
+  local known = {}
+  for j, hold_text in ipairs(redis.call('HMGET', holds, unpack(rids))) do known[rids[j]] = hold_text end
+  local tat = tonumber(state[3] or 0)
+  for i = 1, n do committed[i], more[i] = tonumber(state[3 + i] or 0), 0 end
+
+  -- Rebuilt from a bare intent, never known to have been admitted: it must pass the limits like anybody else.
+  local function release_suspect(rid, suspect)
+    for counter, held in string.gmatch(suspect, '([^;|,]+)|[^|]*|(%d+)') do
+      redis.call('HINCRBY', counters, counter, -tonumber(held))
+      local i = place[counter]
+      if i then committed[i] = committed[i] - tonumber(held) end
+    end
+    redis.call('HDEL', holds, rid)
+    known[rid] = nil
+  end
+
+  local function decide(rid, known_hold)
+    local mark = known_hold and string.sub(known_hold, 1, 1)
+    if mark == '!' then return answer(-5, 0) end
+    if known_hold and mark ~= '?' then
       -- Envoy asked again, elsewhere. Each worker that was asked may give up; the last one gives the hold back.
-      local owner, owners, rest = string.match(hold, '^[^;]*'), string.match(known, '^([^;]*)(;.*)$')
+      local owner, owners, rest = string.match(hold, '^[^;]*'), string.match(known_hold, '^([^;]*)(;.*)$')
       if not string.find('+' .. owners .. '+', '+' .. owner .. '+', 1, true) then
         redis.call('HSET', holds, rid, owners .. '+' .. owner .. rest)
       end
-      local reply = { 2, 0 }
-      for i = 1, n do reply[2 + i] = tonumber(state[3 + i] or 0) end
-      if divisible then reply[1], reply[3 + n] = 3, known end
-      return reply
+      return answer(2, 0, known_hold)
     end
-    -- Rebuilt from a bare intent, never known to have been admitted: it must pass the limits like anybody else.
-    release_suspect(counters, holds, rid, known)
-    state = redis.call('HMGET', counters, unpack(fields))
-  end
-  if state[2] ~= version then return { -3, 0 } end
+    if known_hold then release_suspect(rid, known_hold) end
+    if state[2] ~= version then return answer(-3, 0) end
 
-  local held, is_less = {}, false
-  for i = 1, n do
-    local committed = tonumber(state[3 + i] or 0)
-    local units, limit = tonumber(ARGV[at + 5 + 3 * i]), tonumber(ARGV[at + 6 + 3 * i])
-    held[i] = math.abs(units)
-    -- A check that costs nothing still needs room for one: an exhausted meter refuses.
-    if limit >= 0 and committed + math.max(held[i], 1) > limit then
-      if units >= 0 or committed >= limit then
-        local reply = { -1, i }
-        for j = 1, n do reply[2 + j] = tonumber(state[3 + j] or 0) end
-        return reply
+    local held, is_less = {}, false
+    for i = 1, n do
+      held[i] = math.abs(units[i])
+      -- A check that costs nothing still needs room for one: an exhausted meter refuses.
+      if limit[i] >= 0 and committed[i] + math.max(held[i], 1) > limit[i] then
+        if units[i] >= 0 or committed[i] >= limit[i] then return answer(-1, i) end
+        held[i], is_less = limit[i] - committed[i], true
       end
-      held[i], is_less = limit - committed, true
     end
+    local left = 0
+    if rate_field ~= '' then
+      -- GCRA: tat is when the bucket would be empty again; a request may come up to `tolerance` before its turn.
+      local next_tat = math.max(tat, now_us) + emission
+      if next_tat - now_us > tolerance then return answer(-2, next_tat - now_us - tolerance) end
+      tat = next_tat
+      left = math.floor((now_us + tolerance - tat) / emission)
+    end
+    local own = is_less and in_part(hold, held) or hold
+    for i = 1, n do committed[i], more[i] = committed[i] + held[i], more[i] + held[i] end
+    writes[#writes + 1] = rid
+    writes[#writes + 1] = own
+    known[rid] = own  -- the same request twice in one group is one request
+    answer(1, left, own)
   end
-  if is_less then hold = in_part(hold, held) end
-  local reply = { 1, 0 }
-  for i = 1, n do reply[2 + i] = tonumber(state[3 + i] or 0) + held[i] end
-  if divisible then reply[1], reply[3 + n] = 3, hold end
 
-  if rate_field ~= '' then
-    -- GCRA: tat is when the bucket would be empty again; a request may come up to `tolerance` before its turn.
-    local emission, tolerance = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
-    local tat = math.max(tonumber(state[3] or 0), now_us) + emission
-    if tat - now_us > tolerance then return { -2, tat - now_us - tolerance } end
-    redis.call('HSET', counters, rate_field, string.format('%.0f', tat))
-    reply[2] = math.floor((now_us + tolerance - tat) / emission)
+  for j = 1, m do decide(rids[j], known[rids[j]]) end
+  if #writes > 0 then
+    for i = 1, n do
+      if more[i] > 0 then redis.call('HINCRBY', counters, fields[3 + i], whole(more[i])) end
+    end
+    redis.call('HSET', holds, unpack(writes))
+    if rate_field ~= '' then redis.call('HSET', counters, rate_field, whole(tat)) end
   end
-
-  for i = 1, n do
-    if held[i] > 0 then redis.call('HINCRBY', counters, fields[3 + i], string.format('%.0f', held[i])) end
-  end
-  redis.call('HSET', holds, rid, hold)
-  return reply
+  return results, first + m + 1
 end
 
-local at = 3
+local results, at = { now_ms }, 3
 for i = 1, #KEYS / 2 do
-  if late then
-    results[1 + i] = { -6, 0 }
-  else
-    results[1 + i] = admit(KEYS[2 * i - 1], KEYS[2 * i], at)
-  end
-  at = at + 7 + 3 * tonumber(ARGV[at + 6])
+  results[1 + i], at = admit(KEYS[2 * i - 1], KEYS[2 * i], at)
 end
 return results

@@ -23,7 +23,7 @@ for i = 1, tonumber(ARGV[4]) do
 end
 
 -- What each counter has room for; a meter that several limits stand on is held by the tightest of them.
-local prefix, rest = string.match(hold, '^([^;]*;[^;]*;)(.*)$')
+local prefix, rest = string.match(hold, '^([^;]*;)(.*)$')
 local parts, by_meter = {}, {}
 for counter, meter, units in string.gmatch(rest, '([^|,]+)|([^|]*)|(%d+)') do
   local part = { counter = counter, meter = meter, held = tonumber(units) }

@@ -30,7 +30,7 @@ Fields of ``c``
     ``n:<s>``    requests of subscription s that run now; kept only where its plan limits them
 
 Values of ``o``
-    a hold       ``<owners>;<admitted_ms>;<counter>|<meter>|<units>,…``
+    a hold       ``<owners>;<counter>|<meter>|<units>,…``
                  owners: the workers that asked for it, joined by ``+``; it is given back when the last one gives up
                  meter ``~``: the request itself, on ``n:<s>``; it uses nothing, so that settling gives it back
     a suspect    ``?`` before a hold: rebuilt from a bare intent, never known to have been admitted

@@ -12,23 +12,23 @@ from farebox_plugin.keeper.index import FORGOTTEN_REMEMBERED_S, KEEP_SHIPPED_S, 
 from farebox_plugin.keeper.rebuild import TOKEN_TTL_MS
 from farebox_plugin.spool import ALLOWED, CLOSED, INTENT, VOID, SpoolWriter, record, settled_record
 
-HOLD = "w0;5;v:sub1/api.P1M@0|api|1"
+HOLD = "w0;v:sub1/api.P1M@0|api|1"
 
 
 def intent(rid: str, account: str = "acct1") -> bytes:
-    return record(INTENT, rid, account, "sub1", "key1", "default", HOLD)
+    return record(INTENT, account, "sub1", "key1", "default", HOLD, rid)
 
 
 def allowed(rid: str, account: str = "acct1") -> bytes:
-    return record(ALLOWED, rid, account)
+    return record(ALLOWED, account, rid)
 
 
 def closed(rid: str, account: str = "acct1") -> bytes:
-    return record(CLOSED, rid, account)
+    return record(CLOSED, account, rid)
 
 
 def void(rid: str, account: str = "acct1") -> bytes:
-    return record(VOID, rid, account)
+    return record(VOID, account, rid)
 
 
 def event(rid: str, account: str = "acct1", units: int = 1) -> bytes:

@@ -150,7 +150,7 @@ EVENT = settled_record(UsageEvent(rid="r", account_id="a").SerializeToString())
     ("records", "leaves"),
     [
         ([], True),
-        ([record(INTENT, "r", "a", "s", "k", "p", "w;5;f|m|1")], False),
+        ([record(INTENT, "a", "s", "k", "p", "w;f|m|1", "5-r")], False),
         ([EVENT], False),
     ],
     ids=["nothing", "open", "unshipped"],

@@ -212,11 +212,11 @@ async def test_a_lost_gateway_is_not_waited_for_but_heard_if_it_listens(
 async def test_a_refusal_that_crosses_a_rebuild_of_another_gateway_is_given_back(one: Gateway, two: Gateway) -> None:
     await two.hold(6050)
     hold = next(iter((await two.part.holds()).values()))
-    two.part.spool.append([record(INTENT, "5-1", "acct1", "sub1", "key1", "default", hold)])
+    two.part.spool.append([record(INTENT, "acct1", "sub1", "key1", "default", hold, "5-1")])
     await flush(one)
     await one.rebuilder.load("acct1")  # sees the intent, but not yet that it was refused
     assert await one.part.counter() == {"api_requests": 2}
-    two.part.spool.append([record(CLOSED, "5-1", "acct1")])
+    two.part.spool.append([record(CLOSED, "acct1", "5-1")])
     sweeper = Sweeper(two.part.index, two.part.settlements, lambda: {"two.1.w0"}, orphan_after_s=60)
     two.part.index.catch_up(now())
     sweeper.sweep(now())
@@ -283,7 +283,7 @@ async def test_a_question_carries_only_the_asked_gateway_s_cursors(one: Gateway,
 
 def an_open(rid: str, **claims: bool) -> OpenRequest:
     """With the hold of whoever is named first."""
-    return OpenRequest(Grant(rid, "a", "s", "k", "p"), f"{next(iter(claims))};5;f|m|{len(claims)}", 0.0, claims)
+    return OpenRequest(Grant(rid, "a", "s", "k", "p"), f"{next(iter(claims))};f|m|{len(claims)}", 0.0, claims)
 
 
 def test_one_request_that_two_gateways_know_of_is_one_request() -> None:

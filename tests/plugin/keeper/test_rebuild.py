@@ -34,7 +34,7 @@ def event(rid: str, units: int, at_ms: int = START_MS + 5, **fields: str) -> Usa
 
 def open_request(rid: str, units: int, *, is_allowed: bool) -> OpenRequest:
     grant = Grant(rid, "acct1", "sub1", "key1", "default")
-    return OpenRequest(grant, f"w0;5;{FIELD}|api_requests|{units}", 0.0, {"w0": is_allowed})
+    return OpenRequest(grant, f"w0;{FIELD}|api_requests|{units}", 0.0, {"w0": is_allowed})
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def open_request(rid: str, units: int, *, is_allowed: bool) -> OpenRequest:
         (ledger(7), [event("a", 2), event("b", 3)], [], {FIELD: 12}, {}),
         (ledger(), [event("a", 2, START_MS + 30 * DAY_MS)], [], {NEXT_FIELD: 2}, {}),
         (ledger(), [event("a", 2, meter="unknown"), event("b", 2, subscription="gone")], [], {}, {}),
-        (ledger(1), [], [(4, True)], {FIELD: 5}, {"r0": f"w0;5;{FIELD}|api_requests|4"}),
-        (ledger(1), [], [(4, False)], {FIELD: 5}, {"r0": f"?w0;5;{FIELD}|api_requests|4"}),
+        (ledger(1), [], [(4, True)], {FIELD: 5}, {"5-0": f"w0;{FIELD}|api_requests|4"}),
+        (ledger(1), [], [(4, False)], {FIELD: 5}, {"5-0": f"?w0;{FIELD}|api_requests|4"}),
     ],
 )
 def test_committed_is_ledger_and_unshipped_and_open(
@@ -56,14 +56,14 @@ def test_committed_is_ledger_and_unshipped_and_open(
     counters: dict[str, int],
     holds: dict[str, str],
 ) -> None:
-    requests = [open_request(f"r{n}", units, is_allowed=allowed) for n, (units, allowed) in enumerate(opened)]
+    requests = [open_request(f"5-{n}", units, is_allowed=allowed) for n, (units, allowed) in enumerate(opened)]
     found = admission_state(an_account(), state, unshipped, requests)
     assert found.counters == counters
     assert found.holds == holds
 
 
 def test_a_suspects_hold_still_reads_as_a_hold() -> None:
-    assert held_units(f"?w0;5;{FIELD}|api_requests|4") == {FIELD: ("api_requests", 4)}
+    assert held_units(f"?w0;{FIELD}|api_requests|4") == {FIELD: ("api_requests", 4)}
 
 
 async def test_two_rebuilders_at_once_load_once(valkey: Valkey, tmp_path: Path) -> None:
@@ -138,6 +138,6 @@ def test_an_open_request_is_held_on_the_counters_of_todays_plan() -> None:
         id="api_requests.P1D", meter="api_requests", limit=3, hard=True, resets_ms=resets
     )
     daily = layout.counter_field("sub1", "api_requests.P1D", START_MS)
-    found = admission_state(account, ledger(), [], [open_request("r0", 2, is_allowed=True)])
+    found = admission_state(account, ledger(), [], [open_request("5-0", 2, is_allowed=True)])
     assert found.counters == {FIELD: 2, daily: 2}
-    assert held_units(found.holds["r0"]) == {FIELD: ("api_requests", 2), daily: ("api_requests", 2)}
+    assert held_units(found.holds["5-0"]) == {FIELD: ("api_requests", 2), daily: ("api_requests", 2)}

@@ -12,7 +12,7 @@ from farebox_plugin.keeper.reconcile import Drift, Look, Reconciler, drifts
 from farebox_plugin.records import Grant, Settlement
 
 FIELD = layout.counter_field("sub1", "api_requests.P1M", START_MS)
-HOLD = f"w0;5;{FIELD}|api_requests|3"
+HOLD = f"w0;{FIELD}|api_requests|3"
 
 
 @pytest.mark.parametrize(

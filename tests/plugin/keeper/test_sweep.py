@@ -68,7 +68,7 @@ async def test_an_intent_without_an_outcome_is_given_back_only_if_its_worker_is_
 async def test_an_intent_that_another_worker_let_in_is_not_given_back(part: Part) -> None:
     await part.publish(an_account(limit=1))
     await ask(part, stream=3002)
-    part.spool.append([record(ALLOWED, a_call_of(3002).rid, "acct1")])
+    part.spool.append([record(ALLOWED, "acct1", a_call_of(3002).rid)])
     look = sweeper(part, set())
     look.sweep(now() + 30)
     await settled(part)
@@ -94,11 +94,11 @@ async def test_a_refusal_that_crossed_a_rebuild_is_given_back(part: Part) -> Non
     await part.publish(an_account(limit=10))
     assert code(await ask(part)) == "allowed"
     hold = next(iter((await part.holds()).values()))
-    part.spool.append([record(INTENT, "5-1", "acct1", "sub1", "key1", "default", hold)])
+    part.spool.append([record(INTENT, "acct1", "sub1", "key1", "default", hold, "5-1")])
     await part.link.ask("HDEL", layout.counters("acct1"), "gen")
     await part.rebuilder.load("acct1")  # sees the intent, but not yet that it was refused
     assert await part.counter() == {"api_requests": 2}
-    part.spool.append([record(CLOSED, "5-1", "acct1")])
+    part.spool.append([record(CLOSED, "acct1", "5-1")])
     look = sweeper(part, {"w0"})
     look.sweep(now())
     await settled(part)
@@ -108,7 +108,7 @@ async def test_a_refusal_that_crossed_a_rebuild_is_given_back(part: Part) -> Non
 async def test_what_a_worker_gave_up_is_given_back_when_it_died_before_it_could(part: Part) -> None:
     await part.publish(an_account(limit=10))
     assert code(await ask(part, stream=3004)) == "allowed"
-    part.spool.append([record(CLOSED, a_call_of(3004).rid, "acct1")])  # Envoy had left; and then the worker died
+    part.spool.append([record(CLOSED, "acct1", a_call_of(3004).rid)])  # Envoy had left; and then the worker died
     look = sweeper(part, set())
     look.worker_died(now())
     await settled(part)
@@ -121,7 +121,7 @@ async def test_a_new_keeper_repeats_what_the_dead_may_not_have_told(
     monkeypatch.setattr(sweep, "PREDECESSORS_LEAVE_S", 0.0)
     await part.publish(an_account(limit=10))
     await ask(part, stream=3005)
-    part.spool.append([record(VOID, a_call_of(3005).rid, "acct1")])
+    part.spool.append([record(VOID, "acct1", a_call_of(3005).rid)])
     running = asyncio.ensure_future(sweeper(part, set()).run())
     await asyncio.sleep(0.05)
     await settled(part)

@@ -22,6 +22,7 @@ from typing import cast
 
 import structlog
 
+from farebox_plugin.recent import Recent
 from farebox_plugin.transport import UNAVAILABLE, Services
 from farebox_plugin.transport.h2.calls import Call, StreamCall, UnaryCall
 from farebox_plugin.transport.h2.frames import (
@@ -148,8 +149,8 @@ class Connection(asyncio.Protocol):
         self._calls: dict[int, Call] = {}
         self._last_id = 0  # the highest stream the peer has opened
         self._final_id = STREAM_ID_MAX  # those above are not served any more
-        self._ended_early: dict[int, None] = {}  # we have ended them, and the peer may not know yet
-        self._answered: dict[int, Callable[[], None]] = {}
+        self._ended_early: Recent[int, bool] = Recent(_ENDED_EARLY_MAX)  # and the peer may not know it yet
+        self._answered: Recent[int, Callable[[], None]] = Recent(_ANSWERED_MAX)
         self._window = CONNECTION_WINDOW
         self._is_draining = False
         self._is_closed = False
@@ -422,25 +423,21 @@ class Connection(asyncio.Protocol):
             self._reset(call.id, code)
 
     def answered(self, call: Call, unread: Callable[[], None]) -> None:
-        if len(self._answered) >= _ANSWERED_MAX:
-            del self._answered[next(iter(self._answered))]
         self._answered[call.id] = unread
 
     def _remember(self, stream_id: int) -> None:
-        if len(self._ended_early) >= _ENDED_EARLY_MAX:
-            del self._ended_early[next(iter(self._ended_early))]
-        self._ended_early[stream_id] = None
+        self._ended_early[stream_id] = True
 
     def _forget_if_ended(self, flags: int, stream_id: int) -> None:
         if flags & END_STREAM:
-            self._ended_early.pop(stream_id, None)
+            self._ended_early.pop(stream_id)
 
     def _on_rst_stream(self, _: int, stream_id: int, payload: bytes) -> None:
         read_word(payload, "RST_STREAM")
         self._check_not_idle(stream_id)
-        self._ended_early.pop(stream_id, None)
+        self._ended_early.pop(stream_id)
         call = self._calls.pop(stream_id, None)
-        unread = self._answered.pop(stream_id, None)
+        unread = self._answered.pop(stream_id)
         if call is not None:
             call.cancel()
             self._close_if_drained()
