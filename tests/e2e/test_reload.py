@@ -2,19 +2,18 @@
 
 import os
 import signal
-import threading
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from builders.provider import Provider
+from faults.load import Load, Question
 from rig.demo import Demo
 
-RPS = 60
+RPS = 300
 
 
 @pytest.fixture(scope="module")
@@ -49,29 +48,13 @@ def inode(path: Path) -> int | None:
 
 
 def statuses_while(demo: Demo, key: str, disturb: Callable[[], None]) -> Tally[int]:
-    """Statuses of a steady load around a disturbance, which runs in this thread."""
-    found: Tally[int] = Tally()
-    stop = threading.Event()
-
-    def ask(number: int) -> None:
-        with httpx2.Client(timeout=20, trust_env=False) as client:
-            while not stop.is_set():
-                answer = client.get(demo.gateway + f"/v1/echo?{number}", headers={"x-api-key": key})
-                found[answer.status_code] += 1
-                time.sleep(6 / RPS)
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    try:
-        time.sleep(0.5)
+    """Statuses of a steady load around a disturbance, which runs in this thread; LOST: a connection that broke."""
+    with Load(demo.gateway, lambda number: Question(f"/v1/echo?{number}", key), connections=24, rate=RPS) as load:
+        load.reached(RPS // 2)
         disturb()
         time.sleep(1.0)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    return found
+        load.stop()
+    return Tally(answer.status for answer in load.answers)
 
 
 def until(is_so: Callable[[], bool]) -> None:
