@@ -19,7 +19,7 @@ from farebox.v1 import entitlements_pb2, layout
 from farebox_plugin.link import Link
 from farebox_plugin.recent import Recent
 from farebox_plugin.records import Refusal, Unavailable
-from farebox_plugin.terms import Account, Key, Policy, Quota, Subscription, Terms, terms
+from farebox_plugin.terms import Account, Key, Policy, Quota, Stage, Subscription, Terms, terms
 
 TTL_S = 30.0
 # While the store is away: the bound on how late a revocation may act under `onStoreFailure: allow`.
@@ -182,8 +182,15 @@ def read_account(message: entitlements_pb2.Account) -> Account:
 def _read_subscription(message: entitlements_pb2.Subscription) -> Subscription:
     return Subscription(
         id=message.id,
-        plan_key=message.plan_key,
         access=tuple((step.from_ms, step.refusal) for step in message.access),
+        stages=(_read_stage(message, 0), *(_read_stage(stage, stage.from_ms) for stage in message.stages)),
+    )
+
+
+def _read_stage(message: entitlements_pb2.Subscription | entitlements_pb2.Stage, from_ms: int) -> Stage:
+    return Stage(
+        from_ms=from_ms,
+        plan_key=message.plan_key,
         rate=(message.rate_limit.requests, message.rate_limit.per_ms) if message.rate_limit.requests else None,
         quotas=tuple(Quota(q.id, q.meter, q.limit, q.hard, tuple(q.resets_ms)) for q in message.quotas),
         features=frozenset(message.features),

@@ -30,14 +30,27 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
-class Subscription:
-    id: str
+class Stage:
+    """What a subscription may use from an instant on."""
+
+    from_ms: int
     plan_key: str
-    access: tuple[tuple[int, str], ...]  # (from_ms, refusal code or ""), ascending
     rate: tuple[int, int] | None  # requests, per_ms
     quotas: tuple[Quota, ...]
     features: frozenset[str]
     concurrency_limit: int = 0  # 0 = any number of requests at once
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    id: str
+    access: tuple[tuple[int, str], ...]  # (from_ms, refusal code or ""), ascending
+    stages: tuple[Stage, ...]  # ascending; the first holds for all time before, too
+
+    def stage_at(self, at_ms: int) -> tuple[Stage, int]:
+        """What holds at this instant, and until when."""
+        behind = bisect_right(self.stages, at_ms, lo=1, key=lambda stage: stage.from_ms)
+        return self.stages[behind - 1], self.stages[behind].from_ms if behind < len(self.stages) else FOREVER_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,34 +155,37 @@ def terms(account: Account, key_id: str, policy: Policy, at_ms: int) -> Terms | 
         return Refusal(step, "Payment for this subscription is outstanding.")
     if step:
         return Refusal(step, "The subscription is not active.")
+    stage, stage_ends_ms = subscription.stage_at(at_ms)
     for feature in policy.required:
-        if feature not in subscription.features:
+        if feature not in stage.features:
             return Refusal("not_entitled", f"The plan does not include '{feature}'.")
     counters: list[Counter] = []
     for meter in policy.meters:
-        on_meter = [counter_at(subscription, quota, at_ms) for quota in subscription.quotas if quota.meter == meter]
+        on_meter = [counter_at(subscription.id, quota, at_ms) for quota in stage.quotas if quota.meter == meter]
         if not on_meter:
             return Refusal("not_entitled", f"The plan does not include the meter '{meter}'.", meter=meter)
         counters += on_meter
     if policy.cut_off:
         counters = [replace(each, is_divisible=policy.is_seen_passing(each.meter)) for each in counters]
-    if subscription.concurrency_limit:
-        counters.append(concurrency_counter(subscription))
-    emission_us, tolerance_us = _rate(subscription)
+    if stage.concurrency_limit:
+        counters.append(_concurrency_counter(subscription.id, stage.concurrency_limit))
+    emission_us, tolerance_us = _rate(stage)
     made = Terms(
         account=account.id,
         customer_key=account.customer_key,
         version=account.version,
         subscription=subscription.id,
-        plan_key=subscription.plan_key,
+        plan_key=stage.plan_key,
         key=key.id,
         policy=policy,
         counters=tuple(counters),
         rate_field=layout.rate_field(subscription.id) if emission_us else "",
         emission_us=emission_us,
         tolerance_us=tolerance_us,
-        valid_from_ms=max([counter.resets_at_ms - counter.period_ms for counter in counters], default=0),
-        valid_until_ms=min([key.expires_at_ms or FOREVER_MS, step_ends_ms, *(c.resets_at_ms for c in counters)]),
+        valid_from_ms=max([stage.from_ms, *(each.resets_at_ms - each.period_ms for each in counters)]),
+        valid_until_ms=min(
+            [key.expires_at_ms or FOREVER_MS, step_ends_ms, stage_ends_ms, *(each.resets_at_ms for each in counters)]
+        ),
     )
     is_fixed = all(isinstance(rule, int) for rule in policy.meters.values())
     return replace(made, fixed_hold=hold_for(made, None, {})) if is_fixed else made
@@ -182,14 +198,14 @@ def _access_at(subscription: Subscription, at_ms: int) -> tuple[str, int]:
     return (subscription.access[index - 1][1] if index else "no_active_subscription"), ends_ms
 
 
-def counter_at(subscription: Subscription, quota: Quota, at_ms: int) -> Counter:
+def counter_at(subscription_id: str, quota: Quota, at_ms: int) -> Counter:
     """The counter on which a quota's units of this instant stand."""
     # Before the first or behind the last known boundary the nearest period is taken: a portal that has been away for
     # longer than its horizon leaves customers in their last period rather than without a limit.
     index = min(max(bisect_right(quota.resets_ms, at_ms) - 1, 0), len(quota.resets_ms) - 2)
     start_ms, end_ms = quota.resets_ms[index], quota.resets_ms[index + 1]
     return Counter(
-        field=layout.counter_field(subscription.id, quota.id, start_ms),
+        field=layout.counter_field(subscription_id, quota.id, start_ms),
         meter=quota.meter,
         limit=quota.limit if quota.hard else -1,
         quota=quota.limit,
@@ -198,23 +214,23 @@ def counter_at(subscription: Subscription, quota: Quota, at_ms: int) -> Counter:
     )
 
 
-def concurrency_counter(subscription: Subscription) -> Counter:
+def _concurrency_counter(subscription_id: str, limit: int) -> Counter:
     """Requests that run now, counted like any other meter; its limit is no quota that is ever used up."""
     return Counter(
-        field=layout.concurrency_field(subscription.id),
+        field=layout.concurrency_field(subscription_id),
         meter=layout.OPEN_REQUEST,
-        limit=subscription.concurrency_limit,
+        limit=limit,
         quota=-1,
         resets_at_ms=FOREVER_MS,
         period_ms=FOREVER_MS,
     )
 
 
-def _rate(subscription: Subscription) -> tuple[int, int]:
+def _rate(stage: Stage) -> tuple[int, int]:
     """GCRA parameters in microseconds: one request every `emission`, as many as fit into `tolerance` at once."""
-    if subscription.rate is None:
+    if stage.rate is None:
         return 0, 0
-    requests, per_ms = subscription.rate
+    requests, per_ms = stage.rate
     emission_us = max(per_ms * 1000 // requests, 1)
     return emission_us, emission_us * requests
 

@@ -95,6 +95,26 @@ def test_a_period_is_half_open() -> None:
     assert fields[0] == fields[1] != fields[2] == fields[3]
 
 
+def test_a_planned_change_acts_at_its_instant_without_anybody() -> None:
+    account = an_account(limit=10, rate=(5, 1000), features=("old",), concurrency=3)
+    first, second, _ = account.subscriptions[0].quotas[0].resets_ms
+    at = first + DAY_MS
+    stage = account.subscriptions[0].stages.add(from_ms=at, plan_key="pro", features=["new"])
+    stage.quotas.add(id="api_requests.P1M", meter="api_requests", limit=99, hard=True, resets_ms=[first, at, second])
+    stage.rate_limit.requests, stage.rate_limit.per_ms = 7, 1000
+    before, behind = terms_of(account, at=at - 1), terms_of(account, at=at)
+    assert (before.plan_key, before.valid_until_ms, before.emission_us) == ("free", at, 200_000)
+    assert [counter.limit for counter in before.counters] == [10, 3]
+    assert (behind.plan_key, behind.valid_from_ms, behind.emission_us) == ("pro", at, 142_857)
+    assert [counter.limit for counter in behind.counters] == [99]
+    assert before.counters[0].field != behind.counters[0].field, "the allowance is fresh: the period begins anew"
+    assert not behind.holds_at(at - 1)
+    assert not before.holds_at(at)
+    assert refused(terms_of(account, at=at, required_entitlements=["old"])) == "not_entitled"
+    assert isinstance(terms_of(account, at=at, required_entitlements=["new"]), Terms)
+    assert isinstance(terms_of(account, at=at - 1, required_entitlements=["old"]), Terms)
+
+
 def test_behind_the_published_horizon_the_last_period_goes_on() -> None:
     account = an_account()
     third = account.subscriptions[0].quotas[0].resets_ms[2]

@@ -73,12 +73,14 @@ def _on_todays_counters(subscription: Subscription | None, request: OpenRequest)
         return request.hold_of_all
     owners = request.hold_of_all.partition(";")[0]
     held = held_by_meter(request.hold)
+    at_ms = request.grant.admitted_at_ms
+    stage, _ = subscription.stage_at(at_ms)
     parts = [
-        f"{counter_at(subscription, quota, request.grant.admitted_at_ms).field}|{quota.meter}|{held[quota.meter]}"
-        for quota in subscription.quotas
+        f"{counter_at(subscription.id, quota, at_ms).field}|{quota.meter}|{held[quota.meter]}"
+        for quota in stage.quotas
         if quota.meter in held
     ]
-    if subscription.concurrency_limit:
+    if stage.concurrency_limit:
         parts.append(f"{layout.concurrency_field(subscription.id)}|{layout.OPEN_REQUEST}|1")
     return f"{owners};{','.join(parts)}"
 
@@ -88,8 +90,8 @@ def _on_counters(subscription: Subscription | None, event: UsageEvent) -> list[t
         return []
     used = {meter.meter: meter.quantity for meter in event.meters}
     return [
-        (counter_at(subscription, quota, event.admitted_at_ms).field, used[quota.meter])
-        for quota in subscription.quotas
+        (counter_at(subscription.id, quota, event.admitted_at_ms).field, used[quota.meter])
+        for quota in subscription.stage_at(event.admitted_at_ms)[0].quotas
         if quota.meter in used
     ]
 

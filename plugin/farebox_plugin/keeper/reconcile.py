@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from farebox.v1 import layout
-from farebox.v1.entitlements_pb2 import Account
+from farebox.v1.entitlements_pb2 import Account, Stage, Subscription
 from farebox_plugin.keeper.index import Index
 from farebox_plugin.keeper.peers import Peers
 from farebox_plugin.keeper.portal import Portal
@@ -65,10 +65,19 @@ def current_counters(account: Account) -> set[str]:
     fields = {
         layout.counter_field(subscription.id, quota.id, start_ms)
         for subscription in account.subscriptions
-        for quota in subscription.quotas
+        for stage in _stages(subscription)
+        for quota in stage.quotas
         for start_ms in quota.resets_ms[:-1]
     }
-    return fields | {layout.concurrency_field(each.id) for each in account.subscriptions if each.concurrency_limit}
+    return fields | {
+        layout.concurrency_field(each.id)
+        for each in account.subscriptions
+        if any(stage.concurrency_limit for stage in _stages(each))
+    }
+
+
+def _stages(subscription: Subscription) -> list[Subscription | Stage]:
+    return [subscription, *subscription.stages]
 
 
 def drifts(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x61rebox/v1/entitlements.proto\x12\nfarebox.v1\"\x8c\x01\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x63ustomer_key\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12/\n\rsubscriptions\x18\x04 \x03(\x0b\x32\x18.farebox.v1.Subscription\x12\x1d\n\x04keys\x18\x05 \x03(\x0b\x32\x0f.farebox.v1.Key\"A\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x02 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x03 \x01(\x03\"\xcf\x01\n\x0cSubscription\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08plan_key\x18\x02 \x01(\t\x12&\n\x06\x61\x63\x63\x65ss\x18\x03 \x03(\x0b\x32\x16.farebox.v1.AccessStep\x12)\n\nrate_limit\x18\x04 \x01(\x0b\x32\x15.farebox.v1.RateLimit\x12!\n\x06quotas\x18\x05 \x03(\x0b\x32\x11.farebox.v1.Quota\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t\x12\x19\n\x11\x63oncurrency_limit\x18\x07 \x01(\x03\".\n\nAccessStep\x12\x0f\n\x07\x66rom_ms\x18\x01 \x01(\x03\x12\x0f\n\x07refusal\x18\x02 \x01(\t\"-\n\tRateLimit\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x0e\n\x06per_ms\x18\x02 \x01(\x03\"g\n\x05Quota\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0c\n\x04hard\x18\x04 \x01(\x08\x12\x11\n\tresets_ms\x18\x05 \x03(\x03\x12\x13\n\x0b\x66\x65\x61ture_key\x18\x06 \x01(\t\"/\n\tKeyRecord\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"A\n\x08Policies\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12$\n\x08policies\x18\x02 \x03(\x0b\x32\x12.farebox.v1.Policy\"\x95\x04\n\x06Policy\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x06meters\x18\x02 \x03(\x0b\x32\x15.farebox.v1.MeterRule\x12\x19\n\x11\x61uthenticate_only\x18\x03 \x01(\x08\x12\x36\n\ndimensions\x18\x04 \x03(\x0b\x32\".farebox.v1.Policy.DimensionsEntry\x12\x30\n\x0fmeter_on_status\x18\x05 \x03(\x0b\x32\x17.farebox.v1.StatusRange\x12\x1d\n\x15required_entitlements\x18\x06 \x03(\t\x12\x30\n\x07reserve\x18\x07 \x03(\x0b\x32\x1f.farebox.v1.Policy.ReserveEntry\x12\x1e\n\x16\x61llow_on_store_failure\x18\x08 \x01(\x08\x12\x39\n\x0cstatus_codes\x18\t \x03(\x0b\x32#.farebox.v1.Policy.StatusCodesEntry\x12\x0f\n\x07\x63ut_off\x18\n \x01(\x08\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cReserveEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10StatusCodesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"M\n\tMeterRule\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x0f\n\x05\x66ixed\x18\x02 \x01(\x03H\x00\x12\x14\n\nexpression\x18\x03 \x01(\tH\x00\x42\n\n\x08quantity\"*\n\x0bStatusRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x05\x12\x0c\n\x04last\x18\x02 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x61rebox/v1/entitlements.proto\x12\nfarebox.v1\"\x8c\x01\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x63ustomer_key\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12/\n\rsubscriptions\x18\x04 \x03(\x0b\x32\x18.farebox.v1.Subscription\x12\x1d\n\x04keys\x18\x05 \x03(\x0b\x32\x0f.farebox.v1.Key\"A\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x02 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x03 \x01(\x03\"\xf2\x01\n\x0cSubscription\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08plan_key\x18\x02 \x01(\t\x12&\n\x06\x61\x63\x63\x65ss\x18\x03 \x03(\x0b\x32\x16.farebox.v1.AccessStep\x12)\n\nrate_limit\x18\x04 \x01(\x0b\x32\x15.farebox.v1.RateLimit\x12!\n\x06quotas\x18\x05 \x03(\x0b\x32\x11.farebox.v1.Quota\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t\x12\x19\n\x11\x63oncurrency_limit\x18\x07 \x01(\x03\x12!\n\x06stages\x18\x08 \x03(\x0b\x32\x11.farebox.v1.Stage\"\xa5\x01\n\x05Stage\x12\x0f\n\x07\x66rom_ms\x18\x01 \x01(\x03\x12\x10\n\x08plan_key\x18\x02 \x01(\t\x12)\n\nrate_limit\x18\x03 \x01(\x0b\x32\x15.farebox.v1.RateLimit\x12!\n\x06quotas\x18\x04 \x03(\x0b\x32\x11.farebox.v1.Quota\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\x12\x19\n\x11\x63oncurrency_limit\x18\x06 \x01(\x03\".\n\nAccessStep\x12\x0f\n\x07\x66rom_ms\x18\x01 \x01(\x03\x12\x0f\n\x07refusal\x18\x02 \x01(\t\"-\n\tRateLimit\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x0e\n\x06per_ms\x18\x02 \x01(\x03\"g\n\x05Quota\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0c\n\x04hard\x18\x04 \x01(\x08\x12\x11\n\tresets_ms\x18\x05 \x03(\x03\x12\x13\n\x0b\x66\x65\x61ture_key\x18\x06 \x01(\t\"/\n\tKeyRecord\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"A\n\x08Policies\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12$\n\x08policies\x18\x02 \x03(\x0b\x32\x12.farebox.v1.Policy\"\x95\x04\n\x06Policy\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x06meters\x18\x02 \x03(\x0b\x32\x15.farebox.v1.MeterRule\x12\x19\n\x11\x61uthenticate_only\x18\x03 \x01(\x08\x12\x36\n\ndimensions\x18\x04 \x03(\x0b\x32\".farebox.v1.Policy.DimensionsEntry\x12\x30\n\x0fmeter_on_status\x18\x05 \x03(\x0b\x32\x17.farebox.v1.StatusRange\x12\x1d\n\x15required_entitlements\x18\x06 \x03(\t\x12\x30\n\x07reserve\x18\x07 \x03(\x0b\x32\x1f.farebox.v1.Policy.ReserveEntry\x12\x1e\n\x16\x61llow_on_store_failure\x18\x08 \x01(\x08\x12\x39\n\x0cstatus_codes\x18\t \x03(\x0b\x32#.farebox.v1.Policy.StatusCodesEntry\x12\x0f\n\x07\x63ut_off\x18\n \x01(\x08\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cReserveEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10StatusCodesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"M\n\tMeterRule\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x0f\n\x05\x66ixed\x18\x02 \x01(\x03H\x00\x12\x14\n\nexpression\x18\x03 \x01(\tH\x00\x42\n\n\x08quantity\"*\n\x0bStatusRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x05\x12\x0c\n\x04last\x18\x02 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,27 +42,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEY']._serialized_start=188
   _globals['_KEY']._serialized_end=253
   _globals['_SUBSCRIPTION']._serialized_start=256
-  _globals['_SUBSCRIPTION']._serialized_end=463
-  _globals['_ACCESSSTEP']._serialized_start=465
-  _globals['_ACCESSSTEP']._serialized_end=511
-  _globals['_RATELIMIT']._serialized_start=513
-  _globals['_RATELIMIT']._serialized_end=558
-  _globals['_QUOTA']._serialized_start=560
-  _globals['_QUOTA']._serialized_end=663
-  _globals['_KEYRECORD']._serialized_start=665
-  _globals['_KEYRECORD']._serialized_end=712
-  _globals['_POLICIES']._serialized_start=714
-  _globals['_POLICIES']._serialized_end=779
-  _globals['_POLICY']._serialized_start=782
-  _globals['_POLICY']._serialized_end=1315
-  _globals['_POLICY_DIMENSIONSENTRY']._serialized_start=1166
-  _globals['_POLICY_DIMENSIONSENTRY']._serialized_end=1215
-  _globals['_POLICY_RESERVEENTRY']._serialized_start=1217
-  _globals['_POLICY_RESERVEENTRY']._serialized_end=1263
-  _globals['_POLICY_STATUSCODESENTRY']._serialized_start=1265
-  _globals['_POLICY_STATUSCODESENTRY']._serialized_end=1315
-  _globals['_METERRULE']._serialized_start=1317
-  _globals['_METERRULE']._serialized_end=1394
-  _globals['_STATUSRANGE']._serialized_start=1396
-  _globals['_STATUSRANGE']._serialized_end=1438
+  _globals['_SUBSCRIPTION']._serialized_end=498
+  _globals['_STAGE']._serialized_start=501
+  _globals['_STAGE']._serialized_end=666
+  _globals['_ACCESSSTEP']._serialized_start=668
+  _globals['_ACCESSSTEP']._serialized_end=714
+  _globals['_RATELIMIT']._serialized_start=716
+  _globals['_RATELIMIT']._serialized_end=761
+  _globals['_QUOTA']._serialized_start=763
+  _globals['_QUOTA']._serialized_end=866
+  _globals['_KEYRECORD']._serialized_start=868
+  _globals['_KEYRECORD']._serialized_end=915
+  _globals['_POLICIES']._serialized_start=917
+  _globals['_POLICIES']._serialized_end=982
+  _globals['_POLICY']._serialized_start=985
+  _globals['_POLICY']._serialized_end=1518
+  _globals['_POLICY_DIMENSIONSENTRY']._serialized_start=1369
+  _globals['_POLICY_DIMENSIONSENTRY']._serialized_end=1418
+  _globals['_POLICY_RESERVEENTRY']._serialized_start=1420
+  _globals['_POLICY_RESERVEENTRY']._serialized_end=1466
+  _globals['_POLICY_STATUSCODESENTRY']._serialized_start=1468
+  _globals['_POLICY_STATUSCODESENTRY']._serialized_end=1518
+  _globals['_METERRULE']._serialized_start=1520
+  _globals['_METERRULE']._serialized_end=1597
+  _globals['_STATUSRANGE']._serialized_start=1599
+  _globals['_STATUSRANGE']._serialized_end=1641
 # @@protoc_insertion_point(module_scope)

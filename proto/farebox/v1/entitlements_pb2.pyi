@@ -31,7 +31,7 @@ class Key(_message.Message):
     def __init__(self, id: _Optional[str] = ..., subscription_id: _Optional[str] = ..., expires_at_ms: _Optional[int] = ...) -> None: ...
 
 class Subscription(_message.Message):
-    __slots__ = ("id", "plan_key", "access", "rate_limit", "quotas", "features", "concurrency_limit")
+    __slots__ = ("id", "plan_key", "access", "rate_limit", "quotas", "features", "concurrency_limit", "stages")
     ID_FIELD_NUMBER: _ClassVar[int]
     PLAN_KEY_FIELD_NUMBER: _ClassVar[int]
     ACCESS_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,7 @@ class Subscription(_message.Message):
     QUOTAS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
     id: str
     plan_key: str
     access: _containers.RepeatedCompositeFieldContainer[AccessStep]
@@ -46,7 +47,24 @@ class Subscription(_message.Message):
     quotas: _containers.RepeatedCompositeFieldContainer[Quota]
     features: _containers.RepeatedScalarFieldContainer[str]
     concurrency_limit: int
-    def __init__(self, id: _Optional[str] = ..., plan_key: _Optional[str] = ..., access: _Optional[_Iterable[_Union[AccessStep, _Mapping]]] = ..., rate_limit: _Optional[_Union[RateLimit, _Mapping]] = ..., quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., concurrency_limit: _Optional[int] = ...) -> None: ...
+    stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    def __init__(self, id: _Optional[str] = ..., plan_key: _Optional[str] = ..., access: _Optional[_Iterable[_Union[AccessStep, _Mapping]]] = ..., rate_limit: _Optional[_Union[RateLimit, _Mapping]] = ..., quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., concurrency_limit: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
+
+class Stage(_message.Message):
+    __slots__ = ("from_ms", "plan_key", "rate_limit", "quotas", "features", "concurrency_limit")
+    FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_KEY_FIELD_NUMBER: _ClassVar[int]
+    RATE_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    from_ms: int
+    plan_key: str
+    rate_limit: RateLimit
+    quotas: _containers.RepeatedCompositeFieldContainer[Quota]
+    features: _containers.RepeatedScalarFieldContainer[str]
+    concurrency_limit: int
+    def __init__(self, from_ms: _Optional[int] = ..., plan_key: _Optional[str] = ..., rate_limit: _Optional[_Union[RateLimit, _Mapping]] = ..., quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., concurrency_limit: _Optional[int] = ...) -> None: ...
 
 class AccessStep(_message.Message):
     __slots__ = ("from_ms", "refusal")

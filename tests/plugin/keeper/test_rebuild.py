@@ -130,6 +130,17 @@ async def test_a_crashed_rebuild_of_our_own_is_taken_over_and_a_strangers_is_wai
     assert part.rebuilder.rebuilt_count == 2
 
 
+def test_usage_counts_on_the_stage_in_which_it_was_admitted() -> None:
+    account = an_account()
+    at = START_MS + DAY_MS
+    stage = account.subscriptions[0].stages.add(from_ms=at, plan_key="pro", concurrency_limit=9)
+    stage.quotas.add(id="api_requests.P1W", meter="api_requests", limit=9, hard=True, resets_ms=[at, at + 7 * DAY_MS])
+    weekly = layout.counter_field("sub1", "api_requests.P1W", at)
+    late = open_request(f"{at:x}-1", 4, is_allowed=True)
+    found = admission_state(account, ledger(), [event("a", 2, at - 1), event("b", 3, at)], [late])
+    assert found.counters == {FIELD: 2, weekly: 7, layout.concurrency_field("sub1"): 1}
+
+
 def test_an_open_request_is_held_on_the_counters_of_todays_plan() -> None:
     """A plan that got another quota on the meter counts what was let in under the plan before, too."""
     account = an_account()
