@@ -33,7 +33,7 @@ from builders.portal import NOW, a_customer, a_feature, a_meter, a_plan, a_subsc
 from farebox.v1.usage_pb2 import UsageBatch
 from farebox_portal.clock import to_ms
 from farebox_portal.db import make_engine, transaction
-from farebox_portal.entitlements.state import account_state
+from farebox_portal.entitlements.state import account_states
 from farebox_portal.migrate import migrate
 from farebox_portal.subscriptions.tables import Subscription
 from farebox_portal.usage.ingest import apply_batch
@@ -126,7 +126,7 @@ def _state_ms(engine: Engine) -> float:
     for _ in range(10):
         started = perf_counter()
         with transaction(engine, read_only=True) as session:
-            (counter,) = account_state(session, account.id, NOW, "host", NOW).counters
+            (counter,) = account_states(session, [account.id], NOW, "host", NOW)[0].counters
         taken_s.append(perf_counter() - started)
         assert counter.used == ACCOUNT_ROWS
     return median(taken_s) * 1e3

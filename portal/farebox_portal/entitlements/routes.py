@@ -1,4 +1,4 @@
-"""What the plugin asks of the portal: take this usage; tell me all about this account; I am there. Protobuf."""
+"""What the plugin asks of the portal: take this usage; tell me all about these accounts; I am there. Protobuf."""
 
 import re
 from typing import Annotated, TypeVar
@@ -7,10 +7,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from google.protobuf.message import DecodeError
 from starlette.exceptions import HTTPException
 
-from farebox.v1.usage_pb2 import Heartbeat, UsageBatch
+from farebox.v1.usage_pb2 import AccountsQuestion, AccountStates, Heartbeat, UsageBatch
 from farebox_portal.auth import ClockDep, PluginOnly, ReadSessionDep, SessionDep
 from farebox_portal.clock import SystemClock
-from farebox_portal.entitlements.state import account_state
+from farebox_portal.entitlements.state import account_states
 from farebox_portal.errors import FareboxError
 from farebox_portal.usage.gateways import hear
 from farebox_portal.usage.ingest import NAME_LENGTH_MAX, apply_batch
@@ -21,7 +21,8 @@ PROTOBUF = "application/x-protobuf"
 _GATEWAY = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
-Message = TypeVar("Message", UsageBatch, Heartbeat)
+Message = TypeVar("Message", UsageBatch, Heartbeat, AccountsQuestion)
+ACCOUNTS_AT_ONCE = 200
 
 
 async def read_message(request: Request, kind: type[Message], code: str) -> Message:
@@ -54,6 +55,14 @@ async def read_heartbeat(request: Request) -> Heartbeat:
     return heartbeat
 
 
+async def read_question(request: Request) -> AccountsQuestion:
+    """The question in the body; 415 or 400 if it cannot be one."""
+    question = await read_message(request, AccountsQuestion, "invalid_question")
+    if not 0 < len(question.accounts) <= ACCOUNTS_AT_ONCE:
+        raise FareboxError(f"Ask for 1 to {ACCOUNTS_AT_ONCE} accounts at once.", code="invalid_question")
+    return question
+
+
 @router.post("/usage")
 def post_usage(batch: Annotated[UsageBatch, Depends(read_batch)], session: SessionDep, clock: ClockDep) -> Response:
     """Book a batch; the receipt is sent when it is committed."""
@@ -68,8 +77,10 @@ def post_heartbeat(heartbeat: Annotated[Heartbeat, Depends(read_heartbeat)], ses
     return Response(receipt.SerializeToString(), media_type=PROTOBUF)
 
 
-@router.get("/accounts/{account_id}/state")
-def get_state(account_id: str, session: ReadSessionDep, clock: ClockDep, gateway: str = "") -> Response:
-    """Everything to rebuild the account's admission from; 404 if there is no such account. `gateway`: who asks."""
-    state = account_state(session, account_id, clock.now(), gateway, SystemClock().now())
-    return Response(state.SerializeToString(), media_type=PROTOBUF)
+@router.post("/accounts/states")
+def post_states(
+    question: Annotated[AccountsQuestion, Depends(read_question)], session: ReadSessionDep, clock: ClockDep
+) -> Response:
+    """Everything to rebuild these accounts' admission from."""
+    states = account_states(session, question.accounts, clock.now(), question.gateway, SystemClock().now())
+    return Response(AccountStates(states=states).SerializeToString(), media_type=PROTOBUF)

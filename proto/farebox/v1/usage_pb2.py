@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66\x61rebox/v1/usage.proto\x12\nfarebox.v1\"\xb7\x02\n\nUsageEvent\x12\x0b\n\x03rid\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x16\n\x0e\x61\x64mitted_at_ms\x18\x06 \x01(\x03\x12\x0e\n\x06status\x18\x07 \x01(\x05\x12)\n\x06meters\x18\x08 \x03(\x0b\x32\x19.farebox.v1.MeterQuantity\x12:\n\ndimensions\x18\t \x03(\x0b\x32&.farebox.v1.UsageEvent.DimensionsEntry\x12\r\n\x05\x66lags\x18\n \x03(\t\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"0\n\rMeterQuantity\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"8\n\nUsageBatch\x12\r\n\x05spool\x18\x01 \x01(\t\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x03 \x03(\x0c\"`\n\x07Receipt\x12\r\n\x05spool\x18\x01 \x01(\t\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x03\x12\x12\n\nduplicates\x18\x04 \x01(\x03\x12\x13\n\x0bquarantined\x18\x05 \x01(\x03\"\xda\x01\n\x0c\x41\x63\x63ountState\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0c\x12*\n\x08\x63ounters\x18\x02 \x03(\x0b\x32\x18.farebox.v1.CounterValue\x12\x36\n\x07\x63ursors\x18\x03 \x03(\x0b\x32%.farebox.v1.AccountState.CursorsEntry\x12%\n\x08gateways\x18\x04 \x03(\x0b\x32\x13.farebox.v1.Gateway\x1a.\n\x0c\x43ursorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"(\n\x07Gateway\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07is_live\x18\x02 \x01(\x08\"`\n\x0c\x43ounterValue\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12\x10\n\x08quota_id\x18\x02 \x01(\t\x12\x17\n\x0fperiod_start_ms\x18\x03 \x01(\x03\x12\x0c\n\x04used\x18\x04 \x01(\x03\"s\n\tHeartbeat\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x0c\n\x04\x62oot\x18\x03 \x01(\t\x12\x10\n\x08is_first\x18\x04 \x01(\x08\x12\x12\n\nis_leaving\x18\x05 \x01(\x08\x12\x0f\n\x07retired\x18\x06 \x03(\t\"$\n\x10HeartbeatReceipt\x12\x10\n\x08was_away\x18\x01 \x01(\x08\"\xcb\x01\n\x0fPendingQuestion\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61sker\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12\x39\n\x07\x63ursors\x18\x04 \x03(\x0b\x32(.farebox.v1.PendingQuestion.CursorsEntry\x12\x12\n\nis_rebuild\x18\x05 \x01(\x08\x12\r\n\x05holds\x18\x06 \x03(\t\x1a.\n\x0c\x43ursorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x9f\x01\n\rPendingAnswer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12\x11\n\tis_behind\x18\x03 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x04 \x03(\x0c\x12%\n\x04open\x18\x05 \x03(\x0b\x32\x17.farebox.v1.OpenRequest\x12\'\n\x05\x65nded\x18\x06 \x03(\x0b\x32\x18.farebox.v1.EndedRequest\"\xd9\x01\n\x0bOpenRequest\x12\x0b\n\x03rid\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x0c\n\x04hold\x18\x06 \x01(\t\x12\x33\n\x06\x63laims\x18\x07 \x03(\x0b\x32#.farebox.v1.OpenRequest.ClaimsEntry\x1a-\n\x0b\x43laimsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\"F\n\x0c\x45ndedRequest\x12\x0b\n\x03rid\x18\x01 \x01(\t\x12)\n\x06meters\x18\x02 \x03(\x0b\x32\x19.farebox.v1.MeterQuantityb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66\x61rebox/v1/usage.proto\x12\nfarebox.v1\"\xb7\x02\n\nUsageEvent\x12\x0b\n\x03rid\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x16\n\x0e\x61\x64mitted_at_ms\x18\x06 \x01(\x03\x12\x0e\n\x06status\x18\x07 \x01(\x05\x12)\n\x06meters\x18\x08 \x03(\x0b\x32\x19.farebox.v1.MeterQuantity\x12:\n\ndimensions\x18\t \x03(\x0b\x32&.farebox.v1.UsageEvent.DimensionsEntry\x12\r\n\x05\x66lags\x18\n \x03(\t\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"0\n\rMeterQuantity\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"8\n\nUsageBatch\x12\r\n\x05spool\x18\x01 \x01(\t\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x03 \x03(\x0c\"`\n\x07Receipt\x12\r\n\x05spool\x18\x01 \x01(\t\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x03\x12\x12\n\nduplicates\x18\x04 \x01(\x03\x12\x13\n\x0bquarantined\x18\x05 \x01(\x03\"5\n\x10\x41\x63\x63ountsQuestion\x12\x10\n\x08\x61\x63\x63ounts\x18\x01 \x03(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\"9\n\rAccountStates\x12(\n\x06states\x18\x01 \x03(\x0b\x32\x18.farebox.v1.AccountState\"\xda\x01\n\x0c\x41\x63\x63ountState\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0c\x12*\n\x08\x63ounters\x18\x02 \x03(\x0b\x32\x18.farebox.v1.CounterValue\x12\x36\n\x07\x63ursors\x18\x03 \x03(\x0b\x32%.farebox.v1.AccountState.CursorsEntry\x12%\n\x08gateways\x18\x04 \x03(\x0b\x32\x13.farebox.v1.Gateway\x1a.\n\x0c\x43ursorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"(\n\x07Gateway\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07is_live\x18\x02 \x01(\x08\"`\n\x0c\x43ounterValue\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12\x10\n\x08quota_id\x18\x02 \x01(\t\x12\x17\n\x0fperiod_start_ms\x18\x03 \x01(\x03\x12\x0c\n\x04used\x18\x04 \x01(\x03\"s\n\tHeartbeat\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x0c\n\x04\x62oot\x18\x03 \x01(\t\x12\x10\n\x08is_first\x18\x04 \x01(\x08\x12\x12\n\nis_leaving\x18\x05 \x01(\x08\x12\x0f\n\x07retired\x18\x06 \x03(\t\"$\n\x10HeartbeatReceipt\x12\x10\n\x08was_away\x18\x01 \x01(\x08\"\xcb\x01\n\x0fPendingQuestion\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61sker\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12\x39\n\x07\x63ursors\x18\x04 \x03(\x0b\x32(.farebox.v1.PendingQuestion.CursorsEntry\x12\x12\n\nis_rebuild\x18\x05 \x01(\x08\x12\r\n\x05holds\x18\x06 \x03(\t\x1a.\n\x0c\x43ursorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x9f\x01\n\rPendingAnswer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12\x11\n\tis_behind\x18\x03 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x04 \x03(\x0c\x12%\n\x04open\x18\x05 \x03(\x0b\x32\x17.farebox.v1.OpenRequest\x12\'\n\x05\x65nded\x18\x06 \x03(\x0b\x32\x18.farebox.v1.EndedRequest\"\xd9\x01\n\x0bOpenRequest\x12\x0b\n\x03rid\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x0c\n\x04hold\x18\x06 \x01(\t\x12\x33\n\x06\x63laims\x18\x07 \x03(\x0b\x32#.farebox.v1.OpenRequest.ClaimsEntry\x1a-\n\x0b\x43laimsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\"F\n\x0c\x45ndedRequest\x12\x0b\n\x03rid\x18\x01 \x01(\t\x12)\n\x06meters\x18\x02 \x03(\x0b\x32\x19.farebox.v1.MeterQuantityb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,28 +49,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGEBATCH']._serialized_end=458
   _globals['_RECEIPT']._serialized_start=460
   _globals['_RECEIPT']._serialized_end=556
-  _globals['_ACCOUNTSTATE']._serialized_start=559
-  _globals['_ACCOUNTSTATE']._serialized_end=777
-  _globals['_ACCOUNTSTATE_CURSORSENTRY']._serialized_start=731
-  _globals['_ACCOUNTSTATE_CURSORSENTRY']._serialized_end=777
-  _globals['_GATEWAY']._serialized_start=779
-  _globals['_GATEWAY']._serialized_end=819
-  _globals['_COUNTERVALUE']._serialized_start=821
-  _globals['_COUNTERVALUE']._serialized_end=917
-  _globals['_HEARTBEAT']._serialized_start=919
-  _globals['_HEARTBEAT']._serialized_end=1034
-  _globals['_HEARTBEATRECEIPT']._serialized_start=1036
-  _globals['_HEARTBEATRECEIPT']._serialized_end=1072
-  _globals['_PENDINGQUESTION']._serialized_start=1075
-  _globals['_PENDINGQUESTION']._serialized_end=1278
-  _globals['_PENDINGQUESTION_CURSORSENTRY']._serialized_start=731
-  _globals['_PENDINGQUESTION_CURSORSENTRY']._serialized_end=777
-  _globals['_PENDINGANSWER']._serialized_start=1281
-  _globals['_PENDINGANSWER']._serialized_end=1440
-  _globals['_OPENREQUEST']._serialized_start=1443
-  _globals['_OPENREQUEST']._serialized_end=1660
-  _globals['_OPENREQUEST_CLAIMSENTRY']._serialized_start=1615
-  _globals['_OPENREQUEST_CLAIMSENTRY']._serialized_end=1660
-  _globals['_ENDEDREQUEST']._serialized_start=1662
-  _globals['_ENDEDREQUEST']._serialized_end=1732
+  _globals['_ACCOUNTSQUESTION']._serialized_start=558
+  _globals['_ACCOUNTSQUESTION']._serialized_end=611
+  _globals['_ACCOUNTSTATES']._serialized_start=613
+  _globals['_ACCOUNTSTATES']._serialized_end=670
+  _globals['_ACCOUNTSTATE']._serialized_start=673
+  _globals['_ACCOUNTSTATE']._serialized_end=891
+  _globals['_ACCOUNTSTATE_CURSORSENTRY']._serialized_start=845
+  _globals['_ACCOUNTSTATE_CURSORSENTRY']._serialized_end=891
+  _globals['_GATEWAY']._serialized_start=893
+  _globals['_GATEWAY']._serialized_end=933
+  _globals['_COUNTERVALUE']._serialized_start=935
+  _globals['_COUNTERVALUE']._serialized_end=1031
+  _globals['_HEARTBEAT']._serialized_start=1033
+  _globals['_HEARTBEAT']._serialized_end=1148
+  _globals['_HEARTBEATRECEIPT']._serialized_start=1150
+  _globals['_HEARTBEATRECEIPT']._serialized_end=1186
+  _globals['_PENDINGQUESTION']._serialized_start=1189
+  _globals['_PENDINGQUESTION']._serialized_end=1392
+  _globals['_PENDINGQUESTION_CURSORSENTRY']._serialized_start=845
+  _globals['_PENDINGQUESTION_CURSORSENTRY']._serialized_end=891
+  _globals['_PENDINGANSWER']._serialized_start=1395
+  _globals['_PENDINGANSWER']._serialized_end=1554
+  _globals['_OPENREQUEST']._serialized_start=1557
+  _globals['_OPENREQUEST']._serialized_end=1774
+  _globals['_OPENREQUEST_CLAIMSENTRY']._serialized_start=1729
+  _globals['_OPENREQUEST_CLAIMSENTRY']._serialized_end=1774
+  _globals['_ENDEDREQUEST']._serialized_start=1776
+  _globals['_ENDEDREQUEST']._serialized_end=1846
 # @@protoc_insertion_point(module_scope)

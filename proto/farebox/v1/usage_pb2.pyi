@@ -69,6 +69,20 @@ class Receipt(_message.Message):
     quarantined: int
     def __init__(self, spool: _Optional[str] = ..., end: _Optional[int] = ..., accepted: _Optional[int] = ..., duplicates: _Optional[int] = ..., quarantined: _Optional[int] = ...) -> None: ...
 
+class AccountsQuestion(_message.Message):
+    __slots__ = ("accounts", "gateway")
+    ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    accounts: _containers.RepeatedScalarFieldContainer[str]
+    gateway: str
+    def __init__(self, accounts: _Optional[_Iterable[str]] = ..., gateway: _Optional[str] = ...) -> None: ...
+
+class AccountStates(_message.Message):
+    __slots__ = ("states",)
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    states: _containers.RepeatedCompositeFieldContainer[AccountState]
+    def __init__(self, states: _Optional[_Iterable[_Union[AccountState, _Mapping]]] = ...) -> None: ...
+
 class AccountState(_message.Message):
     __slots__ = ("account", "counters", "cursors", "gateways")
     class CursorsEntry(_message.Message):

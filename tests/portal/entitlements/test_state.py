@@ -29,13 +29,23 @@ from builders.portal import (
 )
 from builders.portal_http import Portal
 from farebox.v1.entitlements_pb2 import Account
-from farebox.v1.usage_pb2 import AccountState, Heartbeat, HeartbeatReceipt, Receipt, UsageBatch, UsageEvent
+from farebox.v1.usage_pb2 import (
+    AccountsQuestion,
+    AccountState,
+    AccountStates,
+    Heartbeat,
+    HeartbeatReceipt,
+    Receipt,
+    UsageBatch,
+    UsageEvent,
+)
 from farebox_portal.clock import from_ms, to_ms
 from farebox_portal.customers.tables import Customer
 from farebox_portal.db import transaction
+from farebox_portal.entitlements import state as state_of_accounts
+from farebox_portal.entitlements.facts import AccountFacts
 from farebox_portal.entitlements.routes import PROTOBUF, router
-from farebox_portal.entitlements.state import account_state
-from farebox_portal.errors import NotFound
+from farebox_portal.entitlements.state import account_states
 from farebox_portal.subscriptions.tables import Subscription
 from farebox_portal.usage.gateways import hear
 from farebox_portal.usage.ingest import apply_batch
@@ -72,7 +82,7 @@ def use(portal: Portal, *events: UsageEvent, end: int = 100) -> None:
 
 def state(portal: Portal, account_id: str) -> AccountState:
     with transaction(portal.engine, read_only=True) as session:
-        return account_state(session, account_id, NOW, "host", NOW)
+        return account_states(session, [account_id], NOW, "host", NOW)[0]
 
 
 def counters(found: AccountState) -> Counters:
@@ -114,7 +124,7 @@ def test_the_gateways_that_may_have_more_come_with_the_cursors_of_their_spools(
         for name in ("live", "lost", "left"):
             seen_at = NOW if name == "live" else NOW - DAY
             hear(session, Heartbeat(gateway=name, instance="i", boot="b", is_leaving=name == "left"), seen_at)
-        found = account_state(session, subscription.customer_id, NOW, "host", NOW)
+        [found] = account_states(session, [subscription.customer_id], NOW, "host", NOW)
     assert [(gateway.name, gateway.is_live) for gateway in found.gateways] == [("live", True), ("lost", False)]
     assert sorted(found.cursors) == ["host.1.w0", "live.1.w0", "live.1.w1", "lost.1.w0"]
 
@@ -152,7 +162,7 @@ def test_totals_and_cursor_are_of_one_instant_although_a_batch_is_booked_in_betw
     with transaction(portal.engine, read_only=True) as session:
         session.exec(select(Customer.id)).all()  # the first read fixes what this transaction sees
         use(portal, an_event(subscription, tokens=5), end=900)
-        found = account_state(session, subscription.customer_id, NOW, "host", NOW)
+        [found] = account_states(session, [subscription.customer_id], NOW, "host", NOW)
     assert counters(found) == {}
     assert dict(found.cursors) == {}
 
@@ -184,11 +194,6 @@ def test_a_reader_while_batches_are_booked_never_sees_totals_and_cursor_of_two_m
         shipping.result()
     assert len(seen) > 2, "the reader saw nothing of what was booked"
     assert sum(counters(state(portal, subscription.customer_id)).values()) == batches
-
-
-def test_an_account_that_does_not_exist_is_not_found(portal: Portal) -> None:
-    with pytest.raises(NotFound):
-        state(portal, "nobody")
 
 
 def deliver(portal: Portal, batch: UsageBatch | bytes, content_type: str = PROTOBUF) -> object:
@@ -229,19 +234,54 @@ def test_what_is_no_batch_is_refused_and_writes_nothing(
         assert session.connection().exec_driver_sql("SELECT count(*) FROM spool_cursors").scalar_one() == 0
 
 
+def ask(portal: Portal, *accounts: str, gateway: str = "") -> list[AccountState]:
+    question = AccountsQuestion(accounts=accounts, gateway=gateway).SerializeToString()
+    headers = {"Content-Type": PROTOBUF}
+    path = "/internal/v1/accounts/states"
+    answer: Any = portal.post(path, token=portal.plugin_token, content=question, headers=headers)
+    assert answer.status_code == 200
+    return list(AccountStates.FromString(answer.content).states)
+
+
+@pytest.mark.parametrize("accounts", [0, 201])
+def test_nothing_and_everything_cannot_be_asked_for(portal: Portal, accounts: int) -> None:
+    question = AccountsQuestion(accounts=["a"] * accounts).SerializeToString()
+    headers = {"Content-Type": PROTOBUF}
+    path = "/internal/v1/accounts/states"
+    answer: Any = portal.post(path, token=portal.plugin_token, content=question, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_question")
+
+
+def test_many_accounts_are_asked_for_at_once_and_one_s_fault_is_its_own(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transaction(portal.engine) as session:
+        sold = [an_account(session, f"customer-{number}")[1] for number in range(5)]
+    for number, each in enumerate(sold):
+        use(portal, an_event(each, f"r{number}", api_requests=number + 1), end=100 + number)
+    original = state_of_accounts.compile_account
+
+    def broken(facts: AccountFacts, now: datetime) -> Account:
+        if facts.customer.id == sold[2].customer_id:
+            raise ValueError("a plan that nobody understands")
+        return original(facts, now)
+
+    monkeypatch.setattr(state_of_accounts, "compile_account", broken)
+    states = ask(portal, *(each.customer_id for each in sold))
+    assert [sum(counter.used for counter in each.counters) for each in states] == [1, 2, 0, 4, 5]
+    assert [bool(each.account) for each in states] == [True, True, False, True, True]
+
+
 def test_the_state_is_sent_as_protobuf(portal: Portal, subscription: Subscription) -> None:
     with transaction(portal.engine) as session:
         key = a_key(session, session.get_one(Subscription, subscription.id))
     use(portal, an_event(subscription))
-    path = f"/internal/v1/accounts/{subscription.customer_id}/state"
-    answer = portal.get(path, token=portal.plugin_token)
-    assert answer.status_code == 200
-    found = AccountState.FromString(answer.content)
+    found, unknown = ask(portal, subscription.customer_id, "nobody")
     assert [k.id for k in Account.FromString(found.account).keys] == [key.id]
     assert [(c.subscription_id, c.quota_id, c.period_start_ms, c.used) for c in found.counters] == [
         (subscription.id, "api_requests.P1M", to_ms(datetime(2026, 2, 28, tzinfo=UTC)), 1)
     ]
-    assert portal.get("/internal/v1/accounts/nobody/state", token=portal.plugin_token).status_code == 404
+    assert (unknown.account, dict(unknown.cursors)) == (b"", {})
 
 
 def beat(portal: Portal, **fields: object) -> Any:
@@ -255,9 +295,7 @@ def test_a_gateway_is_heard_and_listed_with_the_state(portal: Portal, subscripti
     first, second = beat(portal), beat(portal, is_first=False)
     assert [HeartbeatReceipt.FromString(each.content).was_away for each in (first, second)] == [True, False]
     use(portal, an_event(subscription), end=5)
-    path = f"/internal/v1/accounts/{subscription.customer_id}/state"
-    answer = portal.get(path, token=portal.plugin_token, params={"gateway": "host"})
-    found = AccountState.FromString(answer.content)
+    [found] = ask(portal, subscription.customer_id, gateway="host")
     assert [(gateway.name, gateway.is_live) for gateway in found.gateways] == [("g1", True)]
     assert dict(found.cursors) == {"host.1.w0": 5}
 
@@ -278,9 +316,8 @@ def test_what_is_no_heartbeat_is_refused(portal: Portal, name: str) -> None:
 
 
 def test_only_the_plugin_may_deliver_and_load(portal: Portal, subscription: Subscription) -> None:
-    path = f"/internal/v1/accounts/{subscription.customer_id}/state"
-    assert portal.client.get(path).status_code == 401
-    assert portal.get(path).status_code == 403
+    assert portal.client.post("/internal/v1/accounts/states").status_code == 401
+    assert portal.post("/internal/v1/accounts/states").status_code == 403
     assert portal.client.post("/internal/v1/usage").status_code == 401
     assert portal.post("/internal/v1/usage").status_code == 403
     assert portal.client.post("/internal/v1/gateways").status_code == 401
