@@ -1,259 +1,209 @@
-"""What a decision costs: CPU and latency of a request through the real Envoy, and who spends it.
+"""What a decision costs: latency and CPU of a request through the real Envoy, and who spends it.
 
-    cd tests && ../.venv/bin/python -m bench.gateway [--seconds 6] [--connections 1,16,64] [--transports grpcio,h2]
+Every case of a section runs at the same time as the others, idle, and is measured in turn, forwards and then backwards:
+a neighbour who comes or goes meanwhile hits all of them alike. Look at the ratios.
 
-Every case runs in the same run on the same machine: look at the ratios. Envoy answers by itself (direct_response), so
-no upstream takes a share; access logs flow and are settled, the spool is written and shipped. CPU is that of the
-processes (user and system, /proc/PID/stat): a noisy neighbour costs requests a second, but hardly CPU a request.
+A point counts only if the books are right: the ledger must get what Envoy let in, no unit more, and no unit less than
+was answered. CPU is that of the processes until everything they were asked for is in the ledger.
+
+    python -m bench.gateway          = python -m bench --only transports
 """
 
-import argparse
-import contextlib
-import os
-import platform
-import re
-import shutil
-import subprocess
+import functools
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import httpx2
+from bench import cases
+from bench.cases import Farebox, Gateway, wait_for
+from bench.cpu import cpu_s
+from bench.figures import Figure, Row, merged
+from bench.load import Ask, put_load
+from bench.table import show_row
+from faults.load import Load, Question
 
-from builders.provider import Provider
-from farebox_portal.demo.envoy_config import GatewayConfig, render_config
-from rig.envoy import Envoy
-from rig.ports import free_port
-from rig.valkey import Valkey
-
-TICKS = os.sysconf("SC_CLK_TCK")
-TOKEN = "a-token-for-the-benchmark"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One case at one number of connections; CPU in microseconds a request."""
-
-    case: str
-    connections: int
-    rps: float
-    p50_ms: float
-    p99_ms: float
-    envoy_us: float
-    plugin_us: float
-    keeper_us: float  # of the plugin's: the process that ships the spools, off the request's path
-    store_us: float
+WARM_UP_CONNECTIONS = 16
+STRANGERS_A_SECOND = 25_000  # more than are asked for
+FIRST_CONNECTIONS = 8  # more would wait for the portal longer than Envoy waits
 
 
 @dataclass(frozen=True)
-class Served:
-    """What one case is measured on: where to ask, as whom, and whose CPU counts."""
+class Plan:
+    """How long and how much."""
 
-    url: str
-    headers: dict[str, str]
-    envoy: int
-    plugin: int = 0
-    store: int = 0
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=6)
-    parser.add_argument("--connections", default="1,16,64")
-    parser.add_argument("--transports", default="grpcio,h2")
-    parser.add_argument("--workers", type=int, default=1)
-    arguments = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("bench.gateway needs wrk: apt install wrk")
-    counts = [int(each) for each in arguments.connections.split(",")]
-    rows: list[Row] = []
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; Envoy concurrency 1")
-    titles = f"{'':34}{'conns':>6}{'req/s':>9}{'p50 ms':>8}{'p99 ms':>8}"
-    print(f"{titles}{'Envoy':>8}{'plugin':>8}{'(keeper)':>9}{'store':>8}  µs CPU")
-    for name, case in cases(arguments.transports.split(","), arguments.workers):
-        with case as served:
-            load(served, 16, 2)
-            for connections in counts:
-                rows.append(measure(name, served, connections, arguments.seconds))
-                show(rows[-1])
-    ratios(rows, max(counts))
-
-
-def cases(transports: list[str], workers: int) -> Iterator[tuple[str, Any]]:
-    yield "Envoy alone", alone()
-    for transport in transports:
-        yield f"{transport}, decides nothing", noop(transport)
-    for transport in transports:
-        yield f"Farebox on {transport}", farebox(transport, workers)
-
-
-@contextmanager
-def alone() -> Iterator[Served]:
-    with a_folder() as folder, Envoy(folder, config(folder, 1)) as envoy:
-        yield Served(f"{envoy.url}/healthz", {}, envoy.pid)
-
-
-@contextmanager
-def noop(transport: str) -> Iterator[Served]:
-    with a_folder() as folder, ExitStack() as stack:
-        command = ["-m", "bench.noop", "--transport", transport, "--listen", f"unix:{folder}/w0.sock"]
-        server = stack.enter_context(running(command, {}))
-        wait_for(lambda: (folder / "w0.sock").exists())
-        envoy = stack.enter_context(Envoy(folder, config(folder, 1)))
-        yield Served(f"{envoy.url}/", {"x-api-key": "any"}, envoy.pid, server)
-
-
-@contextmanager
-def farebox(transport: str, workers: int) -> Iterator[Served]:
-    with a_folder() as folder, ExitStack() as stack:
-        valkey = stack.enter_context(Valkey(folder / "valkey"))
-        port = free_port()
-        variables = {
-            "FAREBOX_STATE_DIR": str(folder),
-            "FAREBOX_SPOOL_DIR": str(folder / "spool"),
-            "FAREBOX_REDIS_URL": valkey.url,
-            "FAREBOX_ADMIN_TOKEN": TOKEN,
-            "FAREBOX_PLUGIN_TOKEN": TOKEN + "-of-the-plugin",
-            "FAREBOX_PORTAL_URL": f"http://127.0.0.1:{port}",
-        }
-        for name in ("logs", "spool"):
-            (folder / name).mkdir()
-        stack.enter_context(running(["-m", "farebox_portal.demo.portal", "--port", str(port)], variables))
-        listen = ["--listen", f"unix:{folder}/w%d.sock", "--workers", str(workers), "--transport", transport]
-        plugin = stack.enter_context(running(["-m", "farebox_plugin", *listen], variables))
-        wait_for(lambda: all((folder / f"w{worker}.sock").exists() for worker in range(workers)))
-        envoy = stack.enter_context(Envoy(folder, config(folder, workers)))
-        provider = Provider(_Addresses(f"http://127.0.0.1:{port}", envoy.url))  # type: ignore[arg-type]
-        stack.callback(provider.close)
-        wait_for(lambda: answers(provider))
-        buyer = provider.a_buyer(provider.a_plan({"api_requests": 10**12}))
-        wait_for(lambda: provider.call(buyer, "/").status_code == 200)
-        yield Served(f"{envoy.url}/", buyer.bearer, envoy.pid, plugin, valkey.pid)
+    seconds: int = 3  # of one pass over one point
+    passes: int = 2
+    warm_up_s: int = 2
+    connections: tuple[int, ...] = (1, 16, 64, 256)
+    transports: tuple[str, ...] = ("grpcio", "h2")
+    accounts: int = 10_000
+    keys: int = 100_000
+    lone_accounts: int = 2_000  # with a single key; 0: their memory is not measured
+    starts: int = 3
 
 
 @dataclass(frozen=True)
-class _Addresses:
-    portal: str
-    gateway: str
-    upstream: str = "http://127.0.0.1:9"
-
-    @property
-    def admin(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {TOKEN}"}
+class Case:
+    name: str
+    gateway: Gateway
+    ask: Callable[[], Ask]
 
 
-def config(folder: Path, workers: int) -> str:
-    """The shipped configuration, with an answer by Envoy itself in place of the upstream's."""
-    sockets = tuple(f"{folder}/w{worker}.sock" for worker in range(workers))
-    text = render_config(GatewayConfig(sockets=sockets))
-    routed = "match: {prefix: /}\n                route: {cluster: upstream, timeout: 30s}"
-    assert routed in text
-    answer = 'match: {prefix: /}\n                direct_response: {status: 200, body: {inline_string: "ok"}}'
-    return text.replace(routed, answer)
+def transports(plan: Plan) -> tuple[tuple[Row, ...], tuple[Figure, ...]]:
+    """Envoy alone; each transport with a plugin that decides nothing; Farebox on each."""
+    with ExitStack() as stack:
+        found = [Case("Envoy alone", stack.enter_context(cases.alone()), lambda: Ask("/healthz"))]
+        for transport in plan.transports:
+            nothing = stack.enter_context(cases.noop(transport))
+            found.append(Case(f"{transport}, decides nothing", nothing, lambda: cases.ask(cases.COUNT, ("any",))))
+        for transport in plan.transports:
+            whole = stack.enter_context(cases.farebox(transport))
+            found.append(Case(f"Farebox on {transport}", whole, _by_the_buyer(whole, cases.COUNT)))
+        return in_turn("transports", found, plan.connections, plan), ()
 
 
-def measure(name: str, served: Served, connections: int, seconds: int) -> Row:
-    pids = (served.envoy, served.plugin, served.store)
-    before = [cpu_s(pid) for pid in pids]
-    keeper = cpu_s(served.plugin, descendants=False)
-    rps, p50, p99, requests = load(served, connections, seconds)
-    envoy, plugin, store = [(cpu_s(pid) - start) * 1e6 / requests for pid, start in zip(pids, before, strict=True)]
-    keeper = (cpu_s(served.plugin, descendants=False) - keeper) * 1e6 / requests
-    return Row(name, connections, rps, p50, p99, envoy, plugin, keeper if "Farebox" in name else 0.0, store)
+def routes(plan: Plan) -> tuple[tuple[Row, ...], tuple[Figure, ...]]:
+    """What is metered, who asks, and who is refused; at 64 connections, on h2."""
+    with ExitStack() as stack:
+        one = stack.enter_context(cases.farebox())
+        two = stack.enter_context(cases.farebox(workers=2))
+        crowded = stack.enter_context(cases.farebox())
+        keys = crowded.many(plan.accounts)
+        first = first_requests(crowded, keys)
+        spent = used_up(one)
+        found = [
+            Case("count", one, _by_the_buyer(one, cases.COUNT)),
+            Case("count, 2 workers", two, _by_the_buyer(two, cases.COUNT)),
+            Case(f"count, {plan.accounts} accounts", crowded, lambda: cases.ask(cases.COUNT, keys)),
+            Case("bytes", one, _by_the_buyer(one, cases.BYTES)),
+            Case("tokens, JSON", one, _by_the_buyer(one, cases.CHAT_JSON)),
+            Case("tokens, SSE in one piece", one, _by_the_buyer(one, cases.CHAT_SSE)),
+            Case("tokens, SSE in pieces", one, _by_the_buyer(one, cases.CHAT_PIECES)),
+            Case("tokens, SSE with cut-off", one, _by_the_buyer(one, cases.CHAT_GUARDED)),
+            Case("refused: quota used up", one, lambda: cases.refused((spent,), 403)),
+            Case("refused: one unknown key", one, lambda: cases.refused(cases.strangers(1), 401)),
+            Case(
+                "refused: ever new unknown keys",
+                one,
+                lambda: cases.refused(cases.strangers(STRANGERS_A_SECOND * plan.seconds), 401),
+            ),
+        ]
+        rows = in_turn("routes", found, (64,), plan)
+    return rows, first
 
 
-def load(served: Served, connections: int, seconds: int) -> tuple[float, float, float, int]:
-    """(requests/s, p50 ms, p99 ms, requests) of wrk. Fails when an answer is not 2xx."""
-    headers = [word for name, value in served.headers.items() for word in ("-H", f"{name}: {value}")]
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", *headers, served.url]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "Non-2xx" not in out, out
-    found = {share: milliseconds(value) for share, value in re.findall(r"^\s+(50|99)%\s+(\S+)$", out, re.MULTILINE)}
-    rps = float(re.findall(r"Requests/sec:\s+([\d.]+)", out)[0])
-    return rps, found["50"], found["99"], int(re.findall(r"(\d+) requests in", out)[0])
-
-
-def milliseconds(text: str) -> float:
-    value, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
-    return float(value) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
-
-
-def cpu_s(pid: int, *, descendants: bool = True) -> float:
-    """User and system time of a process, and of its descendants, in seconds."""
-    if not pid:
-        return 0.0
-    total = 0.0
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total = (int(fields[11]) + int(fields[12])) / TICKS
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if descendants else []
-        for child in children:
-            total += cpu_s(int(child))
-    return total
-
-
-def show(row: Row) -> None:
-    print(
-        f"{row.case:34}{row.connections:>6}{row.rps:>9.0f}{row.p50_ms:>8.2f}{row.p99_ms:>8.2f}"
-        f"{row.envoy_us:>8.1f}{row.plugin_us:>8.1f}{row.keeper_us:>9.1f}{row.store_us:>8.1f}",
-        flush=True,
+def first_requests(gateway: Farebox, keys: Sequence[str]) -> tuple[Figure, ...]:
+    """What it takes until new accounts are known: the plugin asks the portal for each one's usage so far."""
+    parts = {"plugin": gateway.plugin, "portal": gateway.portal}
+    before = {name: cpu_s(pid) for name, pid in parts.items()}
+    seconds = ask_once(gateway, keys)
+    spent = [(name, (cpu_s(pid) - before[name]) * 1e3 / len(keys)) for name, pid in parts.items()]
+    what = f"first request of each of {len(keys)} accounts"
+    return (
+        Figure("routes", what, len(keys) / seconds, "a second"),
+        *(Figure("routes", f"{what}, CPU of the {name}", cpu_ms, "ms") for name, cpu_ms in spent),
     )
 
 
-def ratios(rows: list[Row], connections: int) -> None:
-    at = {row.case: row for row in rows if row.connections == connections}
-    print(f"\nratios at {connections} connections")
-    for top, bottom in (
-        ("Farebox on h2", "Farebox on grpcio"),
-        ("Farebox on h2", "h2, decides nothing"),
-        ("Farebox on grpcio", "grpcio, decides nothing"),
-    ):
-        if top in at and bottom in at:
-            print(f"  requests/s, {top} : {bottom} = {at[top].rps / at[bottom].rps:.2f}")
-            print(f"  plugin CPU, {bottom} : {top} = {at[bottom].plugin_us / at[top].plugin_us:.2f}")
+def in_turn(section: str, found: Sequence[Case], connections: Iterable[int], plan: Plan) -> tuple[Row, ...]:
+    """Every case at every number of connections, each pass in the opposite order of the one before."""
+    for case in found:
+        put_load(case.gateway.envoy.url, case.ask(), WARM_UP_CONNECTIONS, plan.warm_up_s)
+    for gateway in {id(case.gateway): case.gateway for case in found}.values():
+        if isinstance(gateway, Farebox):
+            gateway.rest()
+    rows: list[Row] = []
+    for count in connections:
+        for number in range(plan.passes):
+            for case in found if number % 2 == 0 else reversed(found):
+                rows.append(measure(section, case, count, plan.seconds))
+                show_row(rows[-1])
+    return merged(rows)
 
 
-@contextmanager
-def a_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="fbb-", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def measure(section: str, case: Case, connections: int, seconds: int) -> Row:
+    """Load, then wait until the ledger has it all."""
+    gateway, ask = case.gateway, case.ask()
+    pids = (gateway.envoy.pid, gateway.plugin, gateway.valkey, gateway.portal)
+    ledger = gateway.ledger() if isinstance(gateway, Farebox) else {}
+    stats = gateway.envoy.stats("http.gateway.")
+    cpu = [cpu_s(pid) for pid in pids]
+    keeper_s = cpu_s(gateway.keeper, descendants=False)
+    answered = put_load(gateway.envoy.url, ask, connections, seconds)
+    assert answered.requests, f"{case.name}: no request was answered"
+    fault = ""
+    if isinstance(gateway, Farebox):
+        served = answered.requests - answered.failed if ask.expected < 400 else 0
+        # Envoy lets some in when their client has left already: it is asked again until the ledger agrees.
+        let_in = functools.partial(_gained, gateway, stats, "ext_authz.farebox.ok")
+        gained = gateway.drained(ledger, ask.units, served, let_in)
+        fault = books(ask.units, served, let_in(), gained)
+    spent = [(cpu_s(pid) - before) * 1e6 / answered.requests for pid, before in zip(pids, cpu, strict=True)]
+    envoy_us, plugin_us, valkey_us, portal_us = spent
+    return Row(
+        section=section,
+        case=case.name,
+        connections=connections,
+        requests=answered.requests,
+        rps=answered.requests / answered.seconds,
+        p50_ms=answered.p50_ms,
+        p99_ms=answered.p99_ms,
+        envoy_us=envoy_us,
+        plugin_us=plugin_us,
+        keeper_us=(cpu_s(gateway.keeper, descendants=False) - keeper_s) * 1e6 / answered.requests,
+        valkey_us=valkey_us,
+        portal_us=portal_us,
+        messages=_gained(gateway, stats, "ext_proc.stream_msgs_sent") / answered.requests,
+        failed=answered.failed,
+        fault=fault,
+    )
 
 
-@contextmanager
-def running(arguments: list[str], variables: dict[str, str]) -> Iterator[int]:
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(20)
+def books(units: Mapping[str, int], served: int, let_in: int, gained: Mapping[str, int]) -> str:
+    """What is wrong with the ledger; "" if nothing. ``gained``: meter -> units that came in."""
+    wrong = []
+    for meter, found in gained.items():
+        each = units.get(meter, 0)
+        if not served * each <= found <= let_in * each:
+            wrong.append(f"{found} {meter} are booked, not {served * each} to {let_in * each}")
+    return ", ".join(wrong)
 
 
-def answers(provider: Provider) -> bool:
-    try:
-        return provider.rest.get("/v1/meters").status_code == 200
-    except httpx2.TransportError:
-        return False
+def ask_once(gateway: Farebox, keys: Sequence[str]) -> float:
+    """One request with each key, again for those that were not served; how many seconds that took."""
+    seconds, left = 0.0, list(keys)
+    while left:
+        with Load(gateway.envoy.url, _each(left), connections=FIRST_CONNECTIONS) as load:
+            load.wait()
+        served = {answer.question.api_key for answer in load.answers if answer.status == 200}
+        assert served, f"no key of {len(left)} works"
+        seconds += max(answer.answered_at for answer in load.answers) - min(answer.asked_at for answer in load.answers)
+        left = [key for key in left if key not in served]
+    return seconds
 
 
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        if time.monotonic() > deadline:
-            sys.exit("bench.gateway: a part did not start")
-        time.sleep(0.05)
+def _each(keys: Sequence[str]) -> Callable[[int], Question | None]:
+    return lambda number: Question(cases.COUNT.route.path, keys[number]) if number < len(keys) else None
+
+
+def used_up(gateway: Farebox) -> str:
+    """The key of somebody who has nothing left."""
+    buyer = gateway.provider.a_buyer(gateway.provider.a_plan({"api_requests": 1}))
+    wait_for(lambda: gateway.provider.call(buyer, cases.COUNT.route.path).status_code == 403, "a quota was not used up")
+    return buyer.api_key
+
+
+def _gained(gateway: Gateway, before: Mapping[str, int], name: str) -> int:
+    name = f"http.gateway.{name}"
+    return gateway.envoy.stats(name).get(name, 0) - before.get(name, 0)
+
+
+def _by_the_buyer(gateway: Farebox, answer: cases.Answer) -> Callable[[], Ask]:
+    return lambda: cases.ask(answer, (gateway.buyer.api_key,))
 
 
 if __name__ == "__main__":
-    main()
+    from bench.__main__ import main
+
+    main(["--only", "transports", *sys.argv[1:]])
