@@ -53,7 +53,7 @@ def envoy(config: GatewayConfig, name: str, folder: Path, log: Path, concurrency
 
 def drain_envoy(admin_port: int) -> None:
     """Let nobody new in, and wait until the access log's last batch has left: Envoy drops it when it is told to end."""
-    if probe.post(admin_port, "/drain_listeners") == 200:
+    if probe.post(admin_port, "/drain_listeners")[0] == 200:
         time.sleep(_ACCESS_LOG_FLUSH_S)
 
 

@@ -15,15 +15,15 @@ def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple
     return _request("GET", port, path, headers or {})
 
 
-def post(port: int, path: str) -> int:
-    """POST to loopback: the status; 0 when nobody answers."""
-    return _request("POST", port, path, {})[0]
+def post(port: int, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> tuple[int, bytes]:
+    """POST to loopback: status and body; ``(0, b"")`` when nobody answers."""
+    return _request("POST", port, path, headers or {}, body)
 
 
-def _request(method: str, port: int, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+def _request(method: str, port: int, path: str, headers: Mapping[str, str], body: bytes = b"") -> tuple[int, bytes]:
     link = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
     try:
-        link.request(method, path, headers=dict(headers))
+        link.request(method, path, body=body or None, headers=dict(headers))
         answer = link.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException):

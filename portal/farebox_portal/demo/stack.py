@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from farebox.v1 import digest, layout
 from farebox.v1.entitlements_pb2 import KeyRecord
+from farebox.v1.usage_pb2 import AccountsQuestion, AccountStates
 from farebox_portal.demo import engines, probe
 from farebox_portal.demo.child import Child
 from farebox_portal.demo.envoy_config import GatewayConfig
@@ -226,8 +227,10 @@ class Stack:
         self._wait(self.children["portal"], lambda: self._portal_knows(account))
 
     def _portal_knows(self, account: str) -> bool:
-        plugin = {"authorization": f"Bearer {self.secrets.plugin_token}"}
-        return probe.get(self.ports["portal"], f"/internal/v1/accounts/{account}/state", plugin)[0] == 200
+        headers = {"authorization": f"Bearer {self.secrets.plugin_token}", "content-type": "application/x-protobuf"}
+        question = AccountsQuestion(accounts=[account]).SerializeToString()
+        status, body = probe.post(self.ports["portal"], "/internal/v1/accounts/states", headers, question)
+        return status == 200 and AccountStates.FromString(body).states[0].account != b""
 
     def _launch_on_free_ports(self, part: Part) -> None:
         for port in part.ports:
