@@ -12,13 +12,14 @@ not republished yet: "unavailable". An account is only believed if it was loaded
 """
 
 import asyncio
+import sys
 from dataclasses import dataclass, field
 from typing import cast
 
 from farebox.v1 import entitlements_pb2, layout
 from farebox_plugin.link import Link
 from farebox_plugin.recent import Recent
-from farebox_plugin.records import Refusal, Unavailable
+from farebox_plugin.records import KeyOwner, Refusal, Unavailable
 from farebox_plugin.terms import Account, Key, Policy, Quota, Stage, Subscription, Terms, terms
 
 TTL_S = 30.0
@@ -35,7 +36,7 @@ class AccountEntry:
     terms: dict[tuple[str, str], Terms] = field(default_factory=dict)
 
 
-_Keys = Recent[str, tuple[float, entitlements_pb2.KeyRecord | None]]
+_Keys = Recent[str, tuple[float, KeyOwner | None]]  # digest -> believed until, whose it is
 _Accounts = Recent[str, AccountEntry]
 
 
@@ -76,7 +77,7 @@ class Directory:
             elif key.endswith(":e"):
                 self._accounts.pop(key[len("fb:{") : -len("}:e")])
 
-    def find_key(self, digest: str) -> entitlements_pb2.KeyRecord | Refusal | None:
+    def find_key(self, digest: str) -> KeyOwner | Refusal | None:
         """Whose key this is; a refusal if it is nobody's; None if that has to be asked (`load_key`)."""
         entry = self._keys.get(digest)
         if entry is None:
@@ -91,7 +92,7 @@ class Directory:
         """Raises Unavailable, also when the directory is not complete."""
         key = layout.api_key(digest)
         record = await self._link.ask("GET", key) or await self._read_complete(key, digest[0])
-        found = None if record is None else entitlements_pb2.KeyRecord.FromString(record)
+        found = None if record is None else _read_owner(entitlements_pb2.KeyRecord.FromString(record))
         self._keys[digest] = (asyncio.get_running_loop().time() + TTL_S, found)
 
     def terms_before_loss(self, digest: str, policy: Policy, at_ms: int) -> Terms | Refusal | None:
@@ -166,6 +167,11 @@ class Directory:
         if isinstance(fresh, Terms):
             entry.terms[(key_id, policy.key)] = fresh
         return fresh
+
+
+def _read_owner(message: entitlements_pb2.KeyRecord) -> KeyOwner:
+    # One text for all keys of an account; a message would take three times the room.
+    return KeyOwner(sys.intern(message.account_id), message.key_id)
 
 
 def read_account(message: entitlements_pb2.Account) -> Account:

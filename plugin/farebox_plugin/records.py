@@ -50,6 +50,13 @@ class Refusal:
     retry_after_s: int | None = None
 
 
+class KeyOwner(NamedTuple):
+    """Whose an API key is."""
+
+    account_id: str
+    key_id: str
+
+
 class Grant(NamedTuple):
     """Who was let through, and under which policy: everything that settling needs, carried in Envoy's metadata."""
 

@@ -10,6 +10,7 @@ expires, access ends), so one Terms serves every request of a key and a policy u
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from farebox.v1 import layout
 from farebox_plugin.records import Refusal
@@ -135,6 +136,7 @@ class Terms:
     valid_from_ms: int
     valid_until_ms: int
     fixed_hold: Hold | None = None  # of every request alike, where nothing is measured
+    kept: list[Any] = field(default_factory=list)  # what every answer under them has in common (answer.py)
 
     def holds_at(self, instant_ms: int) -> bool:
         return self.valid_from_ms <= instant_ms < self.valid_until_ms
