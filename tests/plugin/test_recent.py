@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from farebox_plugin.recent import Recent
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(1, 99)), max_size=200), st.integers(1, 4))
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(1, 99)), max_size=60), st.integers(1, 4))
 def test_the_last_entries_are_known_and_twice_as_many_at_most(steps: list[tuple[bool, int, int]], size: int) -> None:
     recent: Recent[int, int] = Recent(size)
     last: dict[int, int] = {}  # in the order of their last writing

@@ -84,6 +84,7 @@ FLOODS = {
     "empty DATA with padding": F.frame(F.DATA, F.PADDED, 1, b"\x02\0\0"),
     "PRIORITY": F.frame(F.PRIORITY, 0, 1, b"12345"),
     "unknown": F.frame(0xFA, 0, 0, b""),
+    "GOAWAY": F.goaway(0, F.NO_ERROR),
 }
 
 
@@ -106,6 +107,12 @@ def test_a_connection_ends_with_the_error_of_the_rfc(peer: Peer, data: bytes, co
     assert peer.goaway().error_code == code
     peer.connection.connection_lost(None)
     assert peer.listeners[0].closed_count == 1
+
+
+def test_a_window_that_no_stream_could_have_is_refused_before_there_is_one() -> None:
+    peer = Peer()
+    peer.send(F.settings({F.INITIAL_WINDOW_SIZE: F.WINDOW_MAX + 1}))
+    assert peer.goaway().error_code == F.FLOW_CONTROL_ERROR
 
 
 @pytest.mark.parametrize("name", FLOODS)
