@@ -86,6 +86,8 @@ def test_a_newcomer_installs_runs_tries_and_sells(tmp_path: Path) -> None:
         assert "growth" in written
         assert "15.00" in written
         assert "growth" in (clone / "catalog.yaml").read_text()
+        invoices = json.loads(sh(block("invoices"), clone))["items"]
+        assert {(one["number"], one["total"]) for one in invoices} == {("INV-000001", "49.00"), ("INV-000002", "49.00")}
     finally:
         os.killpg(demo.pid, signal.SIGINT)
         assert demo.wait(30) in (0, 130)

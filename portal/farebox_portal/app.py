@@ -11,12 +11,19 @@ from farebox_portal.catalog_files.routes import router as catalog_files
 from farebox_portal.clock import Clock
 from farebox_portal.customers.routes import router as customers
 from farebox_portal.entitlements.routes import router as entitlements
+from farebox_portal.invoicing.close import close_all
+from farebox_portal.invoicing.routes import router as invoices
+from farebox_portal.invoicing.terms import terms_of
 from farebox_portal.metrics import Metrics
+from farebox_portal.payments.orders import require_payment
+from farebox_portal.payments.routes import public as paying
+from farebox_portal.payments.routes import router as payments
 from farebox_portal.quotes.routes import router as quotes
 from farebox_portal.request_log import RequestLog
 from farebox_portal.settings import Settings
-from farebox_portal.subscriptions.change_routes import change_router
-from farebox_portal.subscriptions.clock_routes import router as test_clock
+from farebox_portal.subscriptions.change_routes import change_router, migration_router
+from farebox_portal.subscriptions.clock_routes import clock_router
+from farebox_portal.subscriptions.routes import order_router
 from farebox_portal.subscriptions.routes import router as subscriptions
 from farebox_portal.usage.access import used_share
 from farebox_portal.usage.routes import router as usage
@@ -43,8 +50,21 @@ def create_app(settings: Settings, engine: Engine, clock: Clock) -> FastAPI:
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestLog, metrics=app.state.metrics)  # added last is outermost
     problems.install(app)
-    for router in (catalog, catalog_files, customers, subscriptions, change_router(used_share), test_clock):
+    terms = terms_of(settings)
+    test_clock = clock_router(lambda session, now: close_all(session, now, terms))
+    for router in (
+        catalog,
+        catalog_files,
+        migration_router,
+        customers,
+        order_router(require_payment),
+        subscriptions,
+        change_router(used_share, require_payment),
+        test_clock,
+        invoices,
+        payments,
+    ):
         app.include_router(router, dependencies=[audit.NotesCaller])
-    for router in (health.router, usage, quotes, entitlements, audit.router):
+    for router in (health.router, usage, quotes, entitlements, audit.router, paying):
         app.include_router(router)
     return app

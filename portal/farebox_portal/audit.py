@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -31,11 +32,15 @@ _WATCHED = {
     "meters": "meter",
     "features": "feature",
     "plans": "plan",
+    "addons": "addon",
+    "plan_addons": "plan_addon",
+    "coupons": "coupon",
     "plan_invites": "plan_invite",
     "monetization_configuration": "monetization_configuration",
     "policies": "policy",
     "customers": "customer",
     "api_keys": "api_key",
+    "entitlement_grants": "entitlement_grant",
 }
 """Table -> the type of object that its rows are called in the log."""
 _UNSEEN = {"digest", "entitlements_version", "published_version", "updated_at"}
@@ -196,6 +201,8 @@ def _each_column(row: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _json(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return format(value, "f")
     return value.isoformat() if isinstance(value, date) else value
 
 

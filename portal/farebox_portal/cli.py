@@ -176,6 +176,8 @@ def clock_advance(
 
     from farebox_portal.audit import acting
     from farebox_portal.db import transaction
+    from farebox_portal.invoicing.close import close_all
+    from farebox_portal.invoicing.terms import terms_of
     from farebox_portal.subscriptions import advance
     from farebox_portal.testclock import portal_clock
 
@@ -189,12 +191,15 @@ def clock_advance(
     with _refusals():
         known = advance.test_clock(portal_clock(settings, engine))
         with acting("command:clock", known.now()), transaction(engine) as session:
-            done = advance.advance(session, known, wanted)
+            terms = terms_of(settings)
+            done = advance.advance(session, known, wanted, lambda inside, now: close_all(inside, now, terms))
     for one in done.happened:
         typer.echo(f"{one.at.isoformat()}  {one.kind:10}  {one.subscription_id}")
     if done.happened_count > len(done.happened):
         typer.echo(f"… and {done.happened_count - len(done.happened)} more")
     typer.echo(f"It is now {done.now.isoformat()}.")
+    if done.invoices:
+        typer.echo(f"{done.invoices} invoices were made or added to.")
 
 
 @contextmanager

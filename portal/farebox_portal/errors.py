@@ -13,7 +13,7 @@ A new error is named for what it is, without a suffix. It says what is wrong and
 credential or a value it could not read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypedDict
 
 
@@ -30,6 +30,8 @@ class FareboxError(Exception):
     status: ClassVar[int] = 400
     title: ClassVar[str] = "Bad request"
     default_code: ClassVar[str] = "bad_request"
+    more: Mapping[str, str] = {}
+    """Further members of the problem document, by their names on the wire."""
 
     def __init__(self, detail: str, *, code: str | None = None, errors: Sequence[Fault] = ()) -> None:
         super().__init__(detail)

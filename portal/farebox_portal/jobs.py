@@ -1,8 +1,11 @@
-"""What happens by the clock: entitlements are published, and a Valkey that has lost its memory gets it back."""
+"""What happens by the clock: invoices are made, entitlements are published, and a Valkey that has lost its memory gets
+it back.
+"""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -10,13 +13,19 @@ from redis import RedisError
 from sqlalchemy import Engine
 
 from farebox_portal.clock import Clock
+from farebox_portal.db import transaction
 from farebox_portal.entitlements.publish import ensure_directory, publish_pending, publish_policies
 from farebox_portal.entitlements.store import Store
+from farebox_portal.invoicing.actions import mark_overdue
+from farebox_portal.invoicing.close import close_slice
+from farebox_portal.invoicing.terms import terms_of
+from farebox_portal.payments.work import COLLECTORS, Till
 from farebox_portal.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 TRY_AGAIN_S = 0.5
+_PAYMENTS_END_S = 0.8  # what is under way then is found again as "sent", and asked for
 _SLICE_S = 0.15  # a key that is revoked while everything is republished must be gone within a second
 
 
@@ -60,9 +69,51 @@ class Job:
 
 
 def run_jobs(engine: Engine, clock: Clock, settings: Settings, stop: threading.Event) -> None:
-    """Run every job when it is due, until `stop` is set. Without FAREBOX_REDIS_URL there is nothing to do."""
+    """Run every job when it is due, until `stop` is set. Without FAREBOX_REDIS_URL nothing is published, and without
+    FAREBOX_STRIPE_API_KEY nothing collected.
+    """
+    with _collecting(engine, clock, settings, stop):
+        _publish_and_invoice(engine, clock, settings, stop)
+
+
+@contextmanager
+def _collecting(engine: Engine, clock: Clock, settings: Settings, stop: threading.Event) -> Iterator[None]:
+    """In threads of their own: a payment takes seconds, and a key that is revoked must be gone within one."""
+    till = Till.of(engine, settings)
+    threads: list[threading.Thread] = []
+    if till is not None:
+        lists = [
+            [
+                Job("payment_events", 0.2, lambda: till.apply_event(clock.now())),
+                Job("checkouts", 1.0, lambda: till.look_at_checkout(clock.now())),
+                Job("forget_payment_events", 3600.0, lambda: till.forget(clock.now())),
+            ],
+            [
+                Job("enroll_invoices", 0.2, lambda: till.enroll(clock.now())),
+                Job("collect", 0.2, lambda: till.collect(clock.now())),
+            ],
+            *([Job("collect", 0.5, lambda: till.collect(clock.now()))] for _ in range(COLLECTORS - 1)),
+        ]
+        threads = [
+            threading.Thread(target=run_until, args=(stop, each), name="payments", daemon=True) for each in lists
+        ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join(_PAYMENTS_END_S)
+
+
+def _publish_and_invoice(engine: Engine, clock: Clock, settings: Settings, stop: threading.Event) -> None:
+    terms = terms_of(settings)
+    invoicing = [
+        Job("close_invoices", 1.0, lambda: close_slice(engine, clock.now(), terms)),
+        Job("mark_overdue", 60.0, lambda: _mark_overdue(engine, clock)),
+    ]
     if settings.redis_url is None:
-        stop.wait()
+        run_until(stop, invoicing)
         return
     with Store(settings.redis_url) as store:
         run_until(
@@ -71,8 +122,14 @@ def run_jobs(engine: Engine, clock: Clock, settings: Settings, stop: threading.E
                 Job("ensure_directory", 0.5, lambda: ensure_directory(engine, store.client(), clock.now(), _SLICE_S)),
                 Job("publish_pending", 0.2, lambda: publish_pending(engine, store.client(), clock.now())),
                 Job("publish_policies", 0.5, lambda: publish_policies(engine, store.client())),
+                *invoicing,
             ],
         )
+
+
+def _mark_overdue(engine: Engine, clock: Clock) -> None:
+    with transaction(engine) as session:
+        mark_overdue(session, clock.now())
 
 
 def run_until(stop: threading.Event, jobs: list[Job]) -> None:

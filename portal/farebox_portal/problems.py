@@ -54,7 +54,7 @@ def respond(scope: Scope, error: FareboxError, *, status: int | None = None) -> 
     """The answer to `error`, under another status where one class of refusal has several."""
     title = error.title if status is None else HTTPStatus(status).phrase
     headers = {"WWW-Authenticate": 'Bearer realm="farebox"'} if error.status == HTTPStatus.UNAUTHORIZED else None
-    return _render(scope, status or error.status, title, error.code, error.detail, error.errors, headers)
+    return _render(scope, status or error.status, title, error.code, error.detail, error.errors, headers, error.more)
 
 
 def respond_failure(scope: Scope) -> JSONResponse:
@@ -131,6 +131,7 @@ def _render(
     detail: str,
     errors: list[Fault] | None = None,
     headers: Mapping[str, str] | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     problem = Problem(
         type="about:blank",
@@ -142,5 +143,5 @@ def _render(
         requestId=request_id(scope),
         errors=[FaultDocument(**fault) for fault in errors] if errors else None,
     )
-    body = problem.model_dump(exclude_none=True)
+    body = problem.model_dump(exclude_none=True) | dict(more or {})
     return JSONResponse(body, status, headers=headers, media_type="application/problem+json")

@@ -4,16 +4,21 @@ A missing or wrong variable stops the process at once, with one line that names 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from farebox_portal.errors import SettingsError
 
-SECRETS = ("admin_token", "plugin_token", "key_pepper", "database_url", "redis_url")
+SECRETS = (
+    "admin_token", "plugin_token", "key_pepper", "database_url", "redis_url", "stripe_api_key", "stripe_webhook_secret",
+)  # fmt: skip
+STRIPE_API_BASE = "https://api.stripe.com"
 _TOKEN_LENGTH_MIN = 16
 
 
@@ -31,6 +36,22 @@ class Settings(BaseSettings):
     """What the plugin shows when it delivers usage and loads accounts."""
     public_url: str = "http://127.0.0.1:8001"
     key_pepper: SecretStr | None = None
+    stripe_api_key: SecretStr | None = None
+    """`sk_…` or `rk_…`, test keys in the environment `test` and live ones in `production`. Without it, by hand."""
+    stripe_api_base: str = STRIPE_API_BASE
+    """Another one only for the payment stand-in: on this machine, and with a test key."""
+    stripe_webhook_secret: SecretStr | None = None
+    """Of an endpoint that was made by hand, or by `stripe listen`. Else one is registered when Stripe is connected."""
+    invoice_prefix: str = Field(default="INV-", max_length=20, pattern=r"^[!-~]*$")
+    """What invoice numbers begin with: one for each installation that shares an accounting."""
+    invoice_due_days: int = Field(default=30, ge=0, le=365)
+    invoice_collection_window_s: int = Field(default=3600, ge=0, le=7 * 86_400)
+    """How long after its end a period's usage is waited for before its invoice is issued."""
+    invoice_minimum: Literal["carry", "issue"] = "carry"
+    """What becomes of an invoice that is less than can be charged: it waits for the next one, or is issued."""
+    seller_name: str = Field(default="Farebox", max_length=256)
+    seller_address: str = Field(default="", max_length=1024)
+    """Who issues the invoices, as it stands on them. Lines of the address are separated by `\\n`."""
 
     @classmethod
     def settings_customise_sources(
@@ -75,6 +96,45 @@ class Settings(BaseSettings):
             raise ValueError("must be http://HOST or https://HOST")
         return url.rstrip("/")
 
+    @field_validator("stripe_api_key")
+    @classmethod
+    def _known_stripe_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not re.fullmatch(r"(sk|rk)_(test|live)_\w+", key.get_secret_value(), re.ASCII):
+            raise ValueError("must be a key of Stripe: sk_test_…, rk_test_…, sk_live_… or rk_live_…")
+        return key
+
+    @field_validator("stripe_webhook_secret")
+    @classmethod
+    def _known_webhook_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not re.fullmatch(r"whsec_\w+", secret.get_secret_value(), re.ASCII):
+            raise ValueError("must be a signing secret of Stripe: whsec_…")
+        return secret
+
+    @field_validator("stripe_api_base")
+    @classmethod
+    def _known_stripe_base(cls, url: str) -> str:
+        url = url.rstrip("/")
+        if url != STRIPE_API_BASE and not _is_loopback(url):
+            raise ValueError(f"must be {STRIPE_API_BASE}, or http://127.0.0.1:PORT of the payment stand-in")
+        return url
+
+    @model_validator(mode="after")
+    def _one_stripe_mode(self) -> Self:
+        if self.stripe_api_key is None:
+            return self
+        is_live = "_live_" in self.stripe_api_key.get_secret_value()
+        if is_live and self.stripe_api_base != STRIPE_API_BASE:
+            raise SettingsError(f"FAREBOX_STRIPE_API_BASE: a live key is sent to {STRIPE_API_BASE} alone")
+        if is_live != (self.environment == "production"):
+            wanted = "a live" if self.environment == "production" else "a test"
+            raise SettingsError(f"FAREBOX_STRIPE_API_KEY: must be {wanted} key in the environment {self.environment}")
+        return self
+
+    @property
+    def is_stripe_local(self) -> bool:
+        """Whether that is the stand-in, or something else on this machine."""
+        return self.stripe_api_base != STRIPE_API_BASE
+
     @property
     def sql_url(self) -> str:
         """The SQLAlchemy URL."""
@@ -108,6 +168,11 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         return Settings.model_validate(given | secrets)
     except ValidationError as error:
         raise SettingsError("; ".join(_complaint(fault) for fault in error.errors())) from None
+
+
+def _is_loopback(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1") and not parts.path
 
 
 def _variable(name: str) -> str:

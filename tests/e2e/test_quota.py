@@ -1,9 +1,10 @@
 """Hard quotas through the real Envoy: what a client sees, and what the upstream itself says it served."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from builders.provider import Provider, unique
+from builders.provider import PUBLISHED_WITHIN_S, Buyer, Provider, unique
 
 
 def test_a_quota_of_ten_is_ten_requests_at_the_upstream_and_then_a_problem(provider: Provider) -> None:
@@ -68,3 +69,36 @@ def test_what_is_not_in_the_plan_is_not_entitled(provider: Provider) -> None:
     assert provider.call(premium, "/v1/premium/thing").status_code == 200
     no_bytes = provider.call(plain, "/v1/bytes/10")
     assert (no_bytes.status_code, no_bytes.json()["code"]) == (403, "not_entitled")
+
+
+def test_granted_units_are_let_in_beside_the_plan_s_and_what_was_burnt_stays_burnt(provider: Provider) -> None:
+    buyer = provider.a_buyer(provider.a_plan({"api_requests": 5}))
+    grants = f"/v1/subscriptions/{buyer.subscription_id}/entitlements/api_requests/grants"
+    tag = unique("tag")
+    path = f"/v1/echo?{tag}"
+    assert [provider.call(buyer, path).status_code for _ in range(6)] == [200] * 5 + [403]
+    grant = provider.post(grants, {"amount": 3})
+    wait_until_let_in(provider, buyer, path)
+    assert [provider.call(buyer, path).status_code for _ in range(4)] == [200, 200, 403, 403]
+    assert len(provider.served(tag)) == 8
+    provider.usage_within(buyer, {"api_requests": 8}, 5.0)
+
+    assert provider.rest.delete(f"{grants}/{grant['id']}").status_code == 204
+    time.sleep(1.0)  # for the gateway to hear of it; nothing is to change
+    refused = provider.call(buyer, path)
+    assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
+    assert len(provider.served(tag)) == 8
+    value = provider.get(grants.replace("/grants", "/value"))
+    assert (value["usage"], value["balance"], value["limit"], value["hasAccess"]) == (8, 0, 8, False)
+    provider.post(grants, {"amount": 1})
+    wait_until_let_in(provider, buyer, path)
+    assert provider.call(buyer, path).status_code == 403
+    assert len(provider.served(tag)) == 9
+
+
+def wait_until_let_in(provider: Provider, buyer: Buyer, path: str) -> None:
+    """Until one more request is; those that are refused cost nothing."""
+    deadline = time.monotonic() + PUBLISHED_WITHIN_S
+    while provider.call(buyer, path).status_code != 200:
+        assert time.monotonic() < deadline, "the grant has not reached the gateway"
+        time.sleep(0.2)

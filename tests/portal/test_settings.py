@@ -87,3 +87,44 @@ def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_the_state_directory_is_for_its_owner_only(tmp_path: Path) -> None:
     load_settings(GOOD | {"FAREBOX_STATE_DIR": str(tmp_path / "state")}).prepare_state_dir()
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+TEST_KEY, LIVE_KEY = "sk_test_0123456789abcdef", "rk_live_0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("given", "variable"),
+    [
+        ({"STRIPE_API_KEY": "pk_test_0123456789"}, "STRIPE_API_KEY"),
+        ({"STRIPE_API_KEY": "whsec_0123456789"}, "STRIPE_API_KEY"),
+        ({"STRIPE_API_KEY": LIVE_KEY}, "STRIPE_API_KEY"),
+        ({"STRIPE_API_KEY": TEST_KEY, "ENVIRONMENT": "production"}, "STRIPE_API_KEY"),
+        ({"STRIPE_API_KEY": TEST_KEY, "STRIPE_API_BASE": "http://10.0.0.1:12111"}, "STRIPE_API_BASE"),
+        ({"STRIPE_API_KEY": TEST_KEY, "STRIPE_API_BASE": "https://stripe.example.com"}, "STRIPE_API_BASE"),
+        (
+            {"STRIPE_API_KEY": LIVE_KEY, "ENVIRONMENT": "production", "STRIPE_API_BASE": "http://127.0.0.1:12111"},
+            "STRIPE_API_BASE",
+        ),
+        ({"STRIPE_WEBHOOK_SECRET": "sk_test_0123456789"}, "STRIPE_WEBHOOK_SECRET"),
+    ],
+)
+def test_a_stripe_setting_that_cannot_be_meant_is_named_and_not_shown(given: dict[str, str], variable: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load_settings(GOOD | {f"FAREBOX_{name}": value for name, value in given.items()})
+    assert refusal.value.detail.startswith(f"FAREBOX_{variable}: ")
+    assert not [value for name, value in given.items() if name.endswith(("KEY", "SECRET")) and value in str(refusal)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"STRIPE_API_KEY": TEST_KEY},
+        {"STRIPE_API_KEY": TEST_KEY, "STRIPE_API_BASE": "http://127.0.0.1:12111/"},
+        {"STRIPE_API_KEY": LIVE_KEY, "ENVIRONMENT": "production"},
+    ],
+)
+def test_a_stripe_key_of_the_right_mode_is_taken(given: dict[str, str]) -> None:
+    settings = load_settings(GOOD | {f"FAREBOX_{name}": value for name, value in given.items()})
+    assert settings.stripe_api_key is not None
+    assert given["STRIPE_API_KEY"] not in repr(settings)
+    assert settings.is_stripe_local is ("STRIPE_API_BASE" in given)

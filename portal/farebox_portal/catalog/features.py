@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from sqlmodel import Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from farebox_portal.catalog.tables import Feature, Meter, Plan, Policy
+from farebox_portal.catalog.tables import Addon, Feature, Meter, Plan, Policy
 from farebox_portal.documents import Input, Instant, Key, Metadata, Name, Output
 from farebox_portal.errors import Conflict, Fault, Invalid, NotFound, pointer
 from farebox_portal.ids import new_id
@@ -166,7 +166,8 @@ def every(*, archived: bool = False) -> SelectOfScalar[Feature]:
 def archive(session: Session, feature: Feature, now: datetime) -> None:
     """No new plan may use it; who bought it keeps it. Does nothing to one that is archived.
 
-    Raises Conflict while a plan that is on sale has it, or a policy asks for it. Drafts are checked at publication.
+    Raises Conflict while a plan or an add-on that is on sale has it, or a policy asks for it. Drafts are checked at
+    publication.
     """
     if feature.archived_at is not None:
         return
@@ -174,6 +175,11 @@ def archive(session: Session, feature: Feature, now: datetime) -> None:
     for plan in session.exec(on_sale.order_by(col(Plan.key))):
         if any(card.get("featureKey") == feature.key for phase in plan.phases for card in phase["rateCards"]):
             raise Conflict(f"The plan '{plan.key}' has it and is on sale; archive that first.", code="feature_in_use")
+    extras = select(Addon).where(col(Addon.published_at).is_not(None), col(Addon.archived_at).is_(None))
+    for addon in session.exec(extras.order_by(col(Addon.key))):
+        if any(card.get("featureKey") == feature.key for card in addon.rate_cards):
+            detail = f"The add-on '{addon.key}' has it and is on sale; archive that first."
+            raise Conflict(detail, code="feature_in_use")
     for policy in session.exec(select(Policy).order_by(col(Policy.key))):
         if feature.key in (policy.document.get("requiredEntitlements") or ()):
             raise Conflict(f"The policy '{policy.key}' asks for it; change that first.", code="feature_in_use")

@@ -10,7 +10,7 @@ The rules are OpenMeter's (openmeter/productcatalog/errors.go). The check runs a
 the plan names may have been archived meanwhile.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -55,8 +55,13 @@ Features = Mapping[str, FeatureFacts]
 def faults(document: Any, features: Features) -> list[Fault]:
     """Everything wrong with a plan document: one fault for each place, and FAULTS_MAX of them at most."""
     document = without_ours(document)
+    return each_place_once(chain(_shape_faults(document), _further_faults(document, features)))
+
+
+def each_place_once(faults: Iterable[Fault]) -> list[Fault]:
+    """The first fault of each place, and FAULTS_MAX of them at most."""
     found: dict[str, Fault] = {}
-    for fault in chain(_shape_faults(document), _further_faults(document, features)):
+    for fault in faults:
         if len(found) == FAULTS_MAX:
             return [*found.values(), {"pointer": "", "detail": f"has more faults; these are the first {FAULTS_MAX}"}]
         fault = _short(fault)
@@ -91,11 +96,16 @@ def _further_faults(document: Any, features: Features) -> Iterator[Fault]:
     for index, phase in enumerate(phases):
         if isinstance(phase, dict):
             yield from _duration_faults(index, phase, is_last=index == len(phases) - 1)
-            cards = _list(phase, "rateCards", RATE_CARDS_MAX)
-            yield from _repeated(pointer("phases", index, "rateCards"), cards)
-            for number, card in enumerate(cards):
-                place = pointer("phases", index, "rateCards", number)
-                yield from _card_faults(card, place, document.get("billingCadence"), features)
+            place = pointer("phases", index, "rateCards")
+            yield from cards_faults(phase, place, document.get("billingCadence"), features)
+
+
+def cards_faults(part: dict[str, Any], place: str, plan_cadence: Any, features: Features) -> Iterator[Fault]:
+    """Of `rateCards` in a part of a document, which stand at `place`. `plan_cadence` None: it is not known yet."""
+    cards = _list(part, "rateCards", RATE_CARDS_MAX)
+    yield from _repeated(place, cards)
+    for number, card in enumerate(cards):
+        yield from _card_faults(card, place + pointer(number), plan_cadence, features)
 
 
 def _list(part: dict[str, Any], name: str, longest: int) -> list[Any]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from sqlmodel import Session, case, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from farebox_portal.catalog import addon_offers
 from farebox_portal.catalog.plan_document import PlanDocument, PlanInput, without_ours
 from farebox_portal.catalog.plan_rules import FeatureFacts, faults
 from farebox_portal.catalog.tables import Feature, Meter, Plan
@@ -76,6 +77,9 @@ def create(session: Session, document: dict[str, Any], now: datetime) -> Plan:
     version = 1 if latest is None else latest.version + 1
     plan = Plan(id=new_id(now), version=version, created_at=now, updated_at=now, **_columns(wanted, document))
     session.add(plan)
+    if latest is not None:
+        session.flush()
+        addon_offers.carry_over(session, latest, plan, now)
     return plan
 
 
@@ -113,6 +117,8 @@ def publish(session: Session, plan: Plan, now: datetime) -> Plan:
         raise Conflict("An archived plan cannot be published; make a new version of it.", code="plan_archived")
     if plan.status == "draft":
         _require_valid(session, document_of(plan))
+        if found := addon_offers.faults(session, plan):
+            raise Invalid(found)
         for predecessor in session.exec(every(key=plan.key, status="active")):
             archive(session, predecessor, now)
         plan.published_at = plan.updated_at = now
@@ -133,6 +139,7 @@ def archive(session: Session, plan: Plan, now: datetime) -> Plan:
 def delete(session: Session, plan: Plan) -> None:
     """Raises Conflict unless it is a draft."""
     _require_draft(plan)
+    addon_offers.forget(session, plan)
     session.delete(plan)
 
 

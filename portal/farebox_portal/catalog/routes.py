@@ -6,7 +6,19 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from farebox_portal.auth import AdminOnly, ClockDep, ReadSessionDep, SessionDep
-from farebox_portal.catalog import configuration, features, invites, meters, plans, policies
+from farebox_portal.catalog import (
+    addon_document,
+    addon_offers,
+    addons,
+    configuration,
+    coupons,
+    features,
+    invites,
+    meters,
+    plans,
+    policies,
+)
+from farebox_portal.catalog.addon_document import AddonDocument, AddonInput, OfferDocument, OfferInput
 from farebox_portal.catalog.plan_document import PlanDocument, PlanInput
 from farebox_portal.catalog.price_list import price_list
 from farebox_portal.checking import DocumentedAs
@@ -18,6 +30,7 @@ from farebox_portal.problems import RESPONSES
 router = APIRouter(prefix="/v1", route_class=JsonRoute, dependencies=[AdminOnly], responses=RESPONSES)
 
 MeterChangeBody = Annotated[dict[str, Any], DocumentedAs(meters.MeterChange)]
+AddonBody = Annotated[dict[str, Any], DocumentedAs(AddonInput)]
 PlanBody = Annotated[dict[str, Any], DocumentedAs(PlanInput)]
 ConfigurationBody = Annotated[dict[str, Any], DocumentedAs(configuration.ConfigurationInput)]
 PolicyBody = Annotated[dict[str, Any], DocumentedAs(policies.PolicyInput)]
@@ -132,6 +145,126 @@ def publish_plan(plan_id: str, once: OnceDep) -> JSONResponse:
 def archive_plan(plan_id: str, once: OnceDep) -> JSONResponse:
     return once.answer(
         200, lambda: plans.show(plans.archive(once.session, plans.get_by_id(once.session, plan_id), once.now))
+    )
+
+
+@router.get("/plans/{plan_id}/addons", tags=["addons"], response_model_exclude_none=True)
+def list_plan_addons(plan_id: str, session: ReadSessionDep, page: PageDep) -> Listing[OfferDocument]:
+    """What subscribers of this version may have beside it. By its id, or by the plan's key that of the one on sale."""
+    offers = addon_offers.every(session, plans.get(session, plan_id))
+    return slice_page([addon_offers.show(one) for one in offers], page)
+
+
+@router.post("/plans/{plan_id}/addons", tags=["addons"], status_code=201, response_model=OfferDocument)
+def offer_addon(plan_id: str, body: OfferInput, once: OnceDep) -> JSONResponse:
+    """From now on subscribers of this version may have the add-on. Replaces the offer of another version of it."""
+
+    def produce() -> OfferDocument:
+        plan, addon = plans.get_by_id(once.session, plan_id), addons.choose(once.session, body.addon)
+        return addon_offers.show(addon_offers.create(once.session, plan, addon, body, once.now))
+
+    return once.answer(201, produce)
+
+
+@router.get("/plans/{plan_id}/addons/{id_or_key}", tags=["addons"], response_model_exclude_none=True)
+def get_plan_addon(plan_id: str, id_or_key: str, session: ReadSessionDep) -> OfferDocument:
+    return addon_offers.show(addon_offers.get(session, plans.get(session, plan_id), id_or_key))
+
+
+@router.delete(
+    "/plans/{plan_id}/addons/{id_or_key}", tags=["addons"], status_code=204, summary="Withdraw Addon From Plan"
+)
+def withdraw_addon(plan_id: str, id_or_key: str, session: SessionDep, clock: ClockDep) -> Response:
+    """Who has the add-on keeps it; nobody can have more of it."""
+    plan = plans.get_by_id(session, plan_id)
+    addon_offers.withdraw(session, plan, addon_offers.get(session, plan, id_or_key)[0], clock.now())
+    return Response(status_code=204)
+
+
+@router.get("/addons", tags=["addons"], response_model_exclude_none=True)
+def list_addons(
+    session: ReadSessionDep,
+    page: PageDep,
+    key: str | None = None,
+    status: addons.AddonStatus | None = None,
+    currency: str | None = None,
+) -> Listing[AddonDocument]:
+    """All versions, by key."""
+    return listing(session, addons.every(key=key, status=status, currency=currency), page, addon_document.show)
+
+
+@router.post("/addons", tags=["addons"], status_code=201, response_model=AddonDocument)
+def create_addon(body: AddonBody, once: OnceDep) -> JSONResponse:
+    """A draft: the first version of a new key, or the next version of a known one."""
+    return once.answer(201, lambda: addon_document.show(addons.create(once.session, body, once.now)))
+
+
+@router.get("/addons/{addon_id}", tags=["addons"], response_model_exclude_none=True)
+def get_addon(
+    addon_id: str, session: ReadSessionDep, version: Annotated[int | None, Query(ge=1, le=1_000_000)] = None
+) -> AddonDocument:
+    """One version by its id, or by the add-on's key and `version`; by the key alone the one that is on sale."""
+    return addon_document.show(addons.get(session, addon_id, version))
+
+
+@router.put("/addons/{addon_id}", tags=["addons"], response_model_exclude_none=True)
+def replace_addon(addon_id: str, body: AddonBody, session: SessionDep, clock: ClockDep) -> AddonDocument:
+    """Replace a draft."""
+    return addon_document.show(addons.replace(session, addons.get_by_id(session, addon_id), body, clock.now()))
+
+
+@router.patch("/addons/{addon_id}", tags=["addons"], response_model_exclude_none=True)
+def change_addon(addon_id: str, body: dict[str, Any], session: SessionDep, clock: ClockDep) -> AddonDocument:
+    """Change fields of a draft: what is left out stays, null clears, lists and objects are replaced as a whole."""
+    return addon_document.show(addons.change(session, addons.get_by_id(session, addon_id), body, clock.now()))
+
+
+@router.delete("/addons/{addon_id}", tags=["addons"], status_code=204)
+def delete_addon(addon_id: str, session: SessionDep) -> Response:
+    """Delete a draft."""
+    addons.delete(session, addons.get_by_id(session, addon_id))
+    return Response(status_code=204)
+
+
+@router.post("/addons/{addon_id}/publish", tags=["addons"], response_model=AddonDocument)
+def publish_addon(addon_id: str, once: OnceDep) -> JSONResponse:
+    return once.answer(
+        200,
+        lambda: addon_document.show(addons.publish(once.session, addons.get_by_id(once.session, addon_id), once.now)),
+    )
+
+
+@router.post("/addons/{addon_id}/archive", tags=["addons"], response_model=AddonDocument)
+def archive_addon(addon_id: str, once: OnceDep) -> JSONResponse:
+    return once.answer(
+        200,
+        lambda: addon_document.show(addons.archive(once.session, addons.get_by_id(once.session, addon_id), once.now)),
+    )
+
+
+@router.get("/coupons", tags=["coupons"], response_model_exclude_none=True)
+def list_coupons(
+    session: ReadSessionDep, page: PageDep, status: coupons.CouponStatus | None = None
+) -> Listing[coupons.CouponDocument]:
+    return listing(session, coupons.every(status=status), page, coupons.show)
+
+
+@router.post("/coupons", tags=["coupons"], status_code=201, response_model=coupons.CouponDocument)
+def create_coupon(body: coupons.CouponInput, once: OnceDep) -> JSONResponse:
+    """What it says never changes."""
+    return once.answer(201, lambda: coupons.show(coupons.create(once.session, body, once.now)))
+
+
+@router.get("/coupons/{id_or_code}", tags=["coupons"], response_model_exclude_none=True)
+def get_coupon(id_or_code: str, session: ReadSessionDep) -> coupons.CouponDocument:
+    return coupons.show(coupons.get(session, id_or_code))
+
+
+@router.post("/coupons/{id_or_code}/archive", tags=["coupons"], response_model=coupons.CouponDocument)
+def archive_coupon(id_or_code: str, once: OnceDep) -> JSONResponse:
+    """Nobody can redeem it any more; who has, keeps it."""
+    return once.answer(
+        200, lambda: coupons.show(coupons.archive(once.session, coupons.get(once.session, id_or_code), once.now))
     )
 
 

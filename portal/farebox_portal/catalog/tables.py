@@ -1,12 +1,13 @@
 """What is sold and how it is measured. JSON columns hold the parts of a document as it was accepted, in camelCase."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import JSON, Column, Index, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, Column, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-from farebox_portal.db import UTCDateTime
+from farebox_portal.db import DecimalText, UTCDateTime
 
 
 class Meter(SQLModel, table=True):
@@ -73,6 +74,89 @@ class Plan(SQLModel, table=True):
         if self.archived_at is not None:
             return "archived"
         return "draft" if self.published_at is None else "active"
+
+
+class Addon(SQLModel, table=True):
+    """One version of an add-on. A draft may change; from `published_at` on nothing of it does, ever."""
+
+    __tablename__ = "addons"
+    __table_args__ = (UniqueConstraint("key", "version"),)
+
+    id: str = Field(primary_key=True)
+    key: str = Field(index=True)
+    version: int
+    name: str
+    description: str | None = None
+    instance_type: str  # single: one of it at most; multiple: so many
+    currency: str
+    rate_cards: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
+    published_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    archived_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+    @property
+    def status(self) -> str:
+        if self.archived_at is not None:
+            return "archived"
+        return "draft" if self.published_at is None else "active"
+
+
+class PlanAddon(SQLModel, table=True):
+    """An add-on version that subscribers of a plan version may have, while it is offered: [created_at, withdrawn_at).
+
+    Rows are closed, never deleted, once the plan is published: whether a change of plan at some instant ended an add-on
+    is read from them.
+    """
+
+    __tablename__ = "plan_addons"
+    __table_args__ = (
+        Index(
+            "plan_addons_offered",
+            "plan_id",
+            "addon_id",
+            unique=True,
+            sqlite_where=text("withdrawn_at IS NULL"),
+            postgresql_where=text("withdrawn_at IS NULL"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    plan_id: str = Field(foreign_key="plans.id", index=True)
+    addon_id: str = Field(foreign_key="addons.id")
+    from_plan_phase: str
+    max_quantity: int | None = None
+    metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    withdrawn_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class Coupon(SQLModel, table=True):
+    """A reduction that can be redeemed. Its terms never change; `times_redeemed` is how many redemptions there are."""
+
+    __tablename__ = "coupons"
+
+    id: str = Field(primary_key=True)
+    code: str = Field(unique=True)
+    name: str
+    percent_off: Decimal | None = Field(default=None, sa_type=DecimalText)
+    amount_off_minor: int | None = Field(default=None, sa_type=BigInteger)
+    currency: str | None = None
+    duration: str
+    duration_in_months: int | None = None
+    max_redemptions: int | None = None
+    times_redeemed: int = 0
+    redeem_by: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    applies_to: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
+    archived_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+    @property
+    def status(self) -> str:
+        return "active" if self.archived_at is None else "archived"
 
 
 class PlanInvite(SQLModel, table=True):

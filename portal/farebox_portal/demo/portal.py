@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from farebox_portal.clock import SystemClock
 from farebox_portal.db import make_engine, transaction
+from farebox_portal.demo.cards import leave_cards, take_payments
 from farebox_portal.demo.state import DemoCustomer, State
 from farebox_portal.errors import CannotStart
 from farebox_portal.logs import configure_logs
@@ -20,6 +21,7 @@ from farebox_portal.migrate import migrate
 from farebox_portal.seed import seed
 from farebox_portal.serve import serve
 from farebox_portal.settings import Settings, load_settings
+from farebox_portal.testclock import portal_clock
 
 
 def seed_and_keep_keys(engine: Engine, settings: Settings, state: State) -> None:
@@ -48,7 +50,9 @@ def main() -> None:
         settings = load_settings()
         engine = make_engine(settings.sql_url)
         migrate(engine)
+        take_payments(engine, settings, portal_clock(settings, engine).now())
         seed_and_keep_keys(engine, settings, State(settings.state_dir))
+        leave_cards(engine, settings, portal_clock(settings, engine).now())
         serve(settings, engine, "127.0.0.1", arguments.port, with_jobs=True)
     except CannotStart as error:
         sys.stderr.write(f"{error.detail}\n")

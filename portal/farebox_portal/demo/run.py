@@ -20,7 +20,7 @@ from farebox_portal.demo.stack import Stack, Wanted
 from farebox_portal.demo.state import open_state, socket_folder
 from farebox_portal.errors import CannotStart
 
-RESTARTED = frozenset({"valkey", "plugin"})
+RESTARTED = frozenset({"valkey", "plugin", "payments"})
 """These may die and come back without a wrong decision, and a user should be able to watch that."""
 DEATHS_MAX = 3
 DEATHS_WINDOW_S = 30.0
@@ -93,7 +93,7 @@ def _document(stack: Stack) -> dict[str, Any]:
     return {
         "gateway": stack.url("gateway"),
         "portal": stack.url("portal"),
-        "payments": None,
+        "payments": stack.url("payments"),
         "upstream": stack.url("upstream"),
         "envoyAdmin": stack.url("envoy admin"),
         "adminToken": stack.secrets.admin_token,
@@ -114,6 +114,7 @@ def _show(stack: Stack, as_json: bool) -> None:
 def _variables(document: dict[str, Any]) -> dict[str, str]:
     """GATEWAY, PORTAL, ADMIN, and for each seeded customer its key and subscription: FREE_KEY, FREE_SUBSCRIPTION, …"""
     found = {"GATEWAY": document["gateway"], "PORTAL": document["portal"], "ADMIN": document["adminToken"]}
+    found["PAYMENTS"] = document["payments"]
     for name, customer in document["customers"].items():
         found[f"{name.upper()}_KEY"] = customer["apiKey"]
         found[f"{name.upper()}_SUBSCRIPTION"] = customer["subscriptionId"]
@@ -130,6 +131,7 @@ Farebox is running.
 
   gateway      {gateway}   what your customers call
   portal       {portal}   REST API, described in {portal}/openapi.json
+  payments     {document["payments"]}   the stand-in for Stripe: no money moves; GET /__standin/log lists its calls
   upstream     {document["upstream"]}   the API behind the gateway; GET /__log lists what reached it
   envoy admin  {document["envoyAdmin"]}
   state, logs  {document["state"]}

@@ -1,7 +1,7 @@
 """The whole product on one machine: which children there are, in which order they start, which may die.
 
-    valkey -> portal (schema, seed), upstream, plugin -> envoy              and stopped from the outside in:
-    envoy, plugin, portal, upstream, valkey
+    valkey, payments -> portal (schema, seed), upstream, plugin -> envoy    and stopped from the outside in:
+    envoy, plugin, portal, payments, upstream, valkey
 
 Every child is asked something that only our own child answers rightly. A second demo that starts in the same second
 may have got the port; then ours dies, and another port is tried.
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     import redis
 
 WORKERS = 2
-STOP_ORDER = ("envoy", "plugin", "portal", "upstream", "valkey")
+STOP_ORDER = ("envoy", "plugin", "portal", "payments", "upstream", "valkey")
 STOP_GRACE_S = 5.0
 STOP_GRACES_S = {"plugin": 12.0}  # it sees every settlement home
 READY_TIMEOUT_S = 60.0
 _PORT_TRIES = 10
-_NEAR = {"gateway": 8000, "portal": 8001, "upstream": 8002, "envoy admin": 9901}
+_NEAR = {"gateway": 8000, "portal": 8001, "upstream": 8002, "payments": 8003, "envoy admin": 9901}
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Stack:
         Raises CannotStart with the reason, Stopped when ``stop_asked`` is set; ``stop`` is to be called either way.
         """
         self.wanted.check()
+        self._launch_on_free_ports(self._payments_part)  # it takes a moment; the portal needs its port
         with self._step("valkey"):
             child = engines.valkey(self._valkey_socket, self.state.folder / "valkey", self.state.log("valkey"))
             self._launch("valkey", child)
@@ -93,8 +94,10 @@ class Stack:
         # Most of a start is Python importing: all children do it at the same time.
         self.secrets = self.state.read_secrets()
         self.state.write_secrets(self.secrets)
-        self._launch_on_free_ports(self._portal_part)
         self._launch_on_free_ports(self._upstream_part)
+        with self._step("payments"):
+            self._settle_on_ports(self._payments_part)
+        self._launch_on_free_ports(self._portal_part)
         self._launch("plugin", self._plugin())
         for part in (self._upstream_part, self._portal_part):
             with self._step(part.name):
@@ -160,11 +163,27 @@ class Stack:
 
     def _portal(self) -> Child:
         command = [sys.executable, "-m", "farebox_portal.demo.portal", "--port", str(self.ports["portal"])]
-        return Child("portal", command, self.state.log("portal"), self._environment)
+        told = self._environment
+        if "payments" in self.ports:
+            told |= {"FAREBOX_STRIPE_API_BASE": self.url("payments"), "FAREBOX_STRIPE_API_KEY": self.secrets.stripe_key}
+        return Child("portal", command, self.state.log("portal"), told)
 
     def _portal_is_ready(self, _child: Child) -> bool:
         ours = {"authorization": f"Bearer {self.secrets.admin_token}"}
         return probe.get(self.ports["portal"], "/v1/meters", ours)[0] == 200
+
+    @property
+    def _payments_part(self) -> Part:
+        return Part("payments", self._payments, self._payments_is_ready, ("payments",))
+
+    def _payments(self) -> Child:
+        command = [sys.executable, "-m", "farebox_portal.standin", "--port", str(self.ports["payments"])]
+        command += ["--state", str(self.state.folder / "payments.json")]
+        return Child("payments", command, self.state.log("payments"))
+
+    def _payments_is_ready(self, child: Child) -> bool:
+        answer = probe.get_json(self.ports["payments"], "/healthz")
+        return isinstance(answer, dict) and answer.get("pid") == child.pid
 
     def _upstream(self) -> Child:
         command = [sys.executable, "-m", "farebox_portal.demo.upstream", "--port", str(self.ports["upstream"])]

@@ -1,6 +1,7 @@
 """The demo's state directory: what a restart finds again, and a lock so that no two demos write into it.
 
 secrets.json    tokens and API keys (0600): keys are stored as digests, so this is their only copy
+payments.json   the payment stand-in's records
 farebox.db      SQLite, the ledger
 valkey/         append-only file
 spool/          what the plugin has metered and not yet delivered
@@ -41,6 +42,8 @@ class Secrets:
     admin_token: str = field(repr=False, default_factory=lambda: "fba_" + secrets.token_urlsafe(24))
     plugin_token: str = field(repr=False, default_factory=lambda: "fbp_" + secrets.token_urlsafe(24))
     customers: Mapping[str, DemoCustomer] = field(repr=False, default_factory=dict)
+    stripe_key: str = field(repr=False, default_factory=lambda: "sk_test_" + secrets.token_hex(16))
+    """For the payment stand-in, which takes every test key."""
 
 
 @dataclass(frozen=True)
@@ -131,4 +134,5 @@ def _prepared(folder: Path) -> State:
 
 def _secrets_from(document: Any) -> Secrets:
     customers = {name: DemoCustomer(**customer) for name, customer in document["customers"].items()}
-    return Secrets(str(document["admin_token"]), str(document["plugin_token"]), customers)
+    known = {"stripe_key": str(document["stripe_key"])} if "stripe_key" in document else {}
+    return Secrets(str(document["admin_token"]), str(document["plugin_token"]), customers, **known)

@@ -1,15 +1,17 @@
 """Subscriptions, plans and keys -> the numbers that admission compares; policies -> what a route costs. Pure.
 
 Everything with a calendar in it is resolved here. A document reaches weeks ahead, so that the gateway goes on resetting
-quotas, and begins, pauses and ends access to the millisecond, while the portal is away. Allowances are those of one
-stretch of a subscription's life; `recompile_at` says when the next begins, or when boundaries run short.
+quotas, changes to the next phase, plan or number of add-ons, and begins, pauses and ends access to the millisecond,
+while the portal is away. What holds between two such instants is a stage. `recompile_at` says when the next one begins,
+or when period boundaries run short. Where units were granted beside the plan, `limits` says what a stage allows.
 
 All instants in a document are the wall's, by which the gateway lives; where a test clock was put forward, the portal's
 own are not (see `clock.Timeline`).
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,14 +21,16 @@ from farebox_portal.catalog.tables import Plan, Policy
 from farebox_portal.clock import Timeline, from_ms, to_ms
 from farebox_portal.durations import parse_duration
 from farebox_portal.entitlements.facts import AccountFacts
+from farebox_portal.entitlements.limits import Limits
 from farebox_portal.pricing.period import boundary, index_at
 from farebox_portal.subscriptions.stretches import Stretch, stretch_at
 from farebox_portal.subscriptions.tables import ApiKey, Subscription
-from farebox_portal.usage.access import refusal
+from farebox_portal.usage.access import payment_refused_at
 from farebox_portal.usage.grants import Allowance, counted_from, granted_at
 
 KEPT = timedelta(days=30)  # how long ended subscriptions and expired keys are still told apart from unknown ones
 HORIZON = timedelta(days=40)
+STAGES_MAX = 20  # a life with more changes than that in 40 days has its document made anew in time
 BOUNDARIES_MIN, BOUNDARIES_MAX = 3, 400
 
 _BILLABLE = "200-299"
@@ -51,19 +55,20 @@ def compile_account(facts: AccountFacts, now: datetime) -> entitlements_pb2.Acco
 
 def recompile_at(facts: AccountFacts, account: entitlements_pb2.Account, now: datetime) -> datetime | None:
     """When the document has to be made again although nobody changes anything: when another stretch of a life begins,
-    and half-way to where its period boundaries end. None: never.
+    there are more or fewer of an add-on, or a grant or a reset changes a limit; when more may be known of what was used
+    before; and half-way to where its period boundaries end. None: never.
     """
     listed = {subscription.id for subscription in account.subscriptions}
-    begins = [
-        stretch.start
-        for sold, plan in facts.subscriptions
-        if sold.id in listed
-        for stretch in facts.stretches_of(sold, plan)
-        if stretch.start > now
-    ]
+    begins = []
+    for sold, plan in facts.subscriptions:
+        if sold.id in listed:
+            limits, instants = limits_of(facts, sold, plan, now)
+            begins += [*limits.edges, *instants[1:], *limits.look_again()]
     wall = facts.timeline.wall(now)
     halves = [
-        now + (from_ms(quota.resets_ms[-1]) - wall) / 2 for sold in account.subscriptions for quota in sold.quotas
+        now + (from_ms(quota.resets_ms[-1]) - wall) / 2
+        for compiled in account.subscriptions
+        for quota in compiled.quotas
     ]
     return min(begins + halves, default=None)
 
@@ -72,19 +77,23 @@ def counters_digest(facts: AccountFacts, account: entitlements_pb2.Account, now:
     """Names the set of counters that the document of `now` counts in. Another digest means: other counters, or other
     periods, which may have usage in the ledger that the present ones do not show.
     """
-    bought = {
-        sold.id: (to_ms(sold.billing_anchor), facts.stretches_of(sold, plan)) for sold, plan in facts.subscriptions
-    }
+    bought = {sold.id: (sold, plan) for sold, plan in facts.subscriptions}
     counters = []
-    for sold in account.subscriptions:
-        anchor_ms, life = bought[sold.id]
-        granted = granted_at(life, now, facts.features)
-        since = {each.id: counted_from(life, each, facts.features, now) for each in granted.allowances}
-        counters += [f"{sold.id}/{each.id}:{each.meter}@{anchor_ms}{_mark(since[each.id])}" for each in sold.quotas]
+    for compiled in account.subscriptions:
+        sold, plan = bought[compiled.id]
+        limits, instants = limits_of(facts, sold, plan, now)
+        counters += [
+            f"{sold.id}/{each.allowance.id}:{each.allowance.meter}@{to_ms(sold.billing_anchor)}{_mark(each.since)}"
+            for each in _counted(facts, limits.life, instants, 0)
+        ]
     counters += [f"advanced {to_ms(at)}" for at, _ in facts.timeline.advances[-1:]]
     counters.sort()
     # What runs now is counted from the moment that somebody wants it limited, with what was let in before.
-    counters += sorted(f"{sold.id}~" for sold in account.subscriptions if sold.concurrency_limit)
+    counters += sorted(
+        f"{compiled.id}~"
+        for compiled in account.subscriptions
+        if compiled.concurrency_limit or any(stage.concurrency_limit for stage in compiled.stages)
+    )
     return hashlib.sha256("\n".join(counters).encode()).hexdigest()
 
 
@@ -130,28 +139,100 @@ def _key(key: ApiKey, timeline: Timeline) -> entitlements_pb2.Key:
 
 
 def _subscription(facts: AccountFacts, sold: Subscription, plan: Plan, now: datetime) -> entitlements_pb2.Subscription:
-    life = facts.stretches_of(sold, plan)
-    plan = life[stretch_at(life, now)].plan
-    granted = granted_at(life, now, facts.features)
-    return entitlements_pb2.Subscription(
-        id=sold.id,
-        plan_key=plan.key,
-        access=_access(facts, sold, life),
-        rate_limit=_rate_limit(plan),
-        concurrency_limit=plan.concurrency_limit or 0,
-        quotas=[_quota(facts, sold, life, allowance, now) for allowance in granted.allowances],
-        features=granted.feature_keys,
+    limits, instants = limits_of(facts, sold, plan, now)
+    compiled = entitlements_pb2.Subscription(
+        id=sold.id, access=_access(facts, sold, limits.life), **_holds_from(limits, instants, 0)
     )
+    for place in range(1, len(instants)):
+        from_ms = to_ms(facts.timeline.wall(instants[place]))
+        compiled.stages.add(from_ms=from_ms, **_holds_from(limits, instants, place))
+    return compiled
+
+
+def limits_of(facts: AccountFacts, sold: Subscription, plan: Plan, now: datetime) -> tuple[Limits, list[datetime]]:
+    """What its limits are made from, and where the stages of its document begin, the first with `now`."""
+    life, until = facts.stretches_of(sold, plan), now + HORIZON
+    edges = _edges(life, now)
+    limits = Limits(facts, sold, life, edges, now, until)
+    ahead = {edge for edge in edges if edge <= until} | {*limits.instants(STAGES_MAX)}
+    return limits, [now, *sorted(ahead)][:STAGES_MAX]
+
+
+def _edges(life: tuple[Stretch, ...], now: datetime) -> list[datetime]:
+    """When the life changes after `now`."""
+    edges = {
+        edge
+        for stretch in life
+        for edge in (stretch.start, *(at for piece in stretch.addons for at in (piece.start, piece.end)))
+        if edge is not None and edge > now
+    }
+    return sorted(edges)
+
+
+def _holds_from(limits: Limits, instants: list[datetime], place: int) -> dict[str, Any]:
+    """The fields that a Subscription and a Stage have in common."""
+    facts, life = limits.facts, limits.life
+    plan = life[stretch_at(life, instants[place])].plan
+    granted = granted_at(life, instants[place], facts.features)
+    return {
+        "plan_key": plan.key,
+        "rate_limit": _rate_limit(plan),
+        "concurrency_limit": plan.concurrency_limit or 0,
+        "quotas": [
+            _quota(limits, each, is_last_stage=place == STAGES_MAX - 1)
+            for each in _counted(facts, life, instants, place)
+        ],
+        "features": granted.feature_keys,
+    }
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """An allowance on which units are counted in a stage."""
+
+    allowance: Allowance
+    at: datetime  # when the stage begins that grants it
+    since: datetime | None  # usage counts from then on; None: since ever
+    is_granted: bool  # False: a later stage grants it, and what is used before counts there
+
+
+def _counted(
+    facts: AccountFacts, life: tuple[Stretch, ...], instants: list[datetime], place: int
+) -> Iterator[_Counted]:
+    """What the stage grants, and what later stages grant that goes on counting from before them.
+
+    Of the second kind only what this stage lets be used at all: of a meter that it does not have there is no use.
+    """
+    known, meters = set(), set()
+    for later in range(place, len(instants)):
+        at = instants[later]
+        for allowance in granted_at(life, at, facts.features).allowances:
+            since = counted_from(life, allowance, facts.features, at)
+            if later == place:
+                meters.add(allowance.meter)
+            elif allowance.id in known or allowance.meter not in meters or since == at:
+                continue
+            known.add(allowance.id)
+            yield _Counted(allowance, at, since, is_granted=later == place)
 
 
 def _access(facts: AccountFacts, sold: Subscription, life: tuple[Stretch, ...]) -> list[entitlements_pb2.AccessStep]:
-    """No access before the first step; what the payment allows from the start on; none while it is paused and from the
-    end on.
+    """No access before the first step, while it is paused and from the end on; none without payment from the instant on
+    at which that is no longer borne, which may lie ahead.
     """
+    refused_at = payment_refused_at(sold)
     steps: list[tuple[datetime, str]] = []
     for stretch in life:
-        if stretch.end is None or stretch.start < stretch.end:  # else it was called off before it began
-            steps.append((stretch.start, "no_active_subscription" if stretch.is_paused else refusal(sold)))
+        if stretch.end is not None and stretch.start >= stretch.end:
+            continue  # it was called off before it began
+        if stretch.is_paused:
+            steps.append((stretch.start, "no_active_subscription"))
+        elif refused_at is None or refused_at > stretch.start:
+            steps.append((stretch.start, ""))
+            if refused_at is not None and (stretch.end is None or refused_at < stretch.end):
+                steps.append((refused_at, "payment_required"))
+        else:
+            steps.append((stretch.start, "payment_required"))
     if sold.active_to is not None:
         steps.append((sold.active_to, "no_active_subscription"))
     changes = [step for place, step in enumerate(steps) if place == 0 or step[1] != steps[place - 1][1]]
@@ -168,19 +249,20 @@ def _rate_limit(plan: Plan) -> entitlements_pb2.RateLimit | None:
     return entitlements_pb2.RateLimit(requests=plan.rate_limit["requests"], per_ms=span // timedelta(milliseconds=1))
 
 
-def _quota(
-    facts: AccountFacts, sold: Subscription, life: tuple[Stretch, ...], allowance: Allowance, now: datetime
-) -> entitlements_pb2.Quota:
+def _quota(limits: Limits, counted: _Counted, *, is_last_stage: bool) -> entitlements_pb2.Quota:
     # Admission counts all of a meter and knows no slice of it (one model's tokens). Such an allowance is counted there
     # without refusing, so that the meter may be used at all; what the slice costs is computed from the ledger.
-    limit = -1 if allowance.limit is None or allowance.filters else allowance.limit
-    since = counted_from(life, allowance, facts.features, now)
+    allowance = counted.allowance
+    limit = None
+    if not allowance.filters and counted.is_granted:
+        limit = limits.of(allowance, counted.at, is_last_stage=is_last_stage)
+    facts, sold = limits.facts, limits.sold
     return entitlements_pb2.Quota(
         id=allowance.id,
         meter=allowance.meter,
-        limit=limit,
-        hard=limit >= 0 and not allowance.soft,
-        resets_ms=resets_ms(sold.billing_anchor, allowance.cadence, now, since, facts.timeline),
+        limit=-1 if limit is None else limit,
+        hard=limit is not None and not allowance.soft,
+        resets_ms=resets_ms(sold.billing_anchor, allowance.cadence, counted.at, counted.since, facts.timeline),
         feature_key=allowance.feature_key,
     )
 

@@ -34,6 +34,7 @@ from farebox_portal.entitlements.compile import (
 from farebox_portal.entitlements.facts import AccountFacts, read_facts
 from farebox_portal.entitlements.store import Client, Command, generations, node_of, send
 from farebox_portal.entitlements.tables import Publication
+from farebox_portal.entitlements.used import with_usage
 
 _ACCOUNTS_AT_ONCE = 200
 _ACCOUNTS_IN_A_SLICE = 50
@@ -252,7 +253,7 @@ def _renew(engine: Engine, now: datetime) -> None:
 
 def _read_and_compile(engine: Engine, ids: Sequence[str], now: datetime) -> tuple[list[Compiled], list[Exception]]:
     with transaction(engine, read_only=True) as session:
-        facts = read_facts(session, ids)
+        facts = with_usage(session, read_facts(session, ids), now)
     compiled, errors = [], []
     for account in facts:
         try:

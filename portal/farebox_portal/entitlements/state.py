@@ -12,6 +12,7 @@ from farebox.v1.usage_pb2 import AccountState, CounterValue
 from farebox_portal.clock import to_ms
 from farebox_portal.entitlements.compile import compile_account, serialized
 from farebox_portal.entitlements.facts import read_facts
+from farebox_portal.entitlements.used import with_usage
 from farebox_portal.usage.gateways import cursors_of, known_gateways
 from farebox_portal.usage.totals import Span, totals
 
@@ -60,7 +61,7 @@ def account_states(
 
 
 def _compiled(session: Session, account_ids: Sequence[str], now: datetime) -> Iterator[tuple[str, Account]]:
-    for facts in read_facts(session, account_ids):
+    for facts in with_usage(session, read_facts(session, account_ids), now):
         try:
             yield facts.customer.id, compile_account(facts, now)
         except Exception:

@@ -13,12 +13,12 @@ happens in this order:
     2600 used of 2000, the same:                       500 - 600 = 0 left and 100 overage
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import count
+from itertools import chain, count
 
-from farebox_portal.pricing.period import boundary
+from farebox_portal.pricing.period import boundary, index_at
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _END, _RESET, _START, _USE = range(4)
@@ -26,7 +26,9 @@ _END, _RESET, _START, _USE = range(4)
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """`recurs`: a cadence, counted from `effective_at`. Raises ValueError for amounts or a priority that cannot be."""
+    """`recurs`: a cadence, counted from `recurs_from`, or from `effective_at` without it. Raises ValueError for amounts
+    or a priority that cannot be.
+    """
 
     id: str
     amount: int
@@ -38,6 +40,7 @@ class Grant:
     rollover_min: int = 0
     rollover_max: int = 0
     recurs: str | None = None
+    recurs_from: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.amount < 0 or not 0 <= self.rollover_min <= self.rollover_max:
@@ -62,8 +65,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
+    """`is_fresh`: a new beginning instead of a new period; what is left of each grant stays as it is.
+
+    `is_used_up`: nothing is left then of what there was, whatever usage says. For who does not know all of it.
+    """
+
     at: datetime
     preserve_overage: bool = False
+    is_fresh: bool = False
+    is_used_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,22 @@ def expiry(effective_at: datetime, cadence: str, periods: int = 1) -> datetime:
     return boundary(effective_at, cadence, periods)
 
 
+def changes(grant: Grant, to: datetime) -> Iterator[datetime]:
+    """When it takes effect, recurs and ends, up to and including `to`."""
+    yield from _starts(grant, to)
+    if grant.effective_at < grant.ends_at <= to:
+        yield grant.ends_at
+
+
+def effective_since(grant: Grant, start: datetime) -> Grant:
+    """The same, for whom nothing before `start` matters: without the recurrences before the last one until then."""
+    if grant.recurs is None or start <= grant.effective_at:
+        return grant
+    anchor = grant.recurs_from or grant.effective_at
+    last = boundary(anchor, grant.recurs, index_at(anchor, grant.recurs, start))
+    return replace(grant, effective_at=max(last, grant.effective_at), recurs_from=anchor)
+
+
 def burn_order(grants: Iterable[Grant]) -> list[Grant]:
     """Lower priority number, then earlier expiry (none last), then older, then by id."""
     return sorted(grants, key=lambda one: (one.priority, one.expires_at or _NEVER, one.created_at, one.id))
@@ -110,7 +136,7 @@ def balance(grants: Sequence[Grant], usage: Iterable[Usage], resets: Iterable[Re
         if isinstance(what, Usage):
             account.use(what.units)
         elif isinstance(what, Reset):
-            account.reset(preserve_overage=what.preserve_overage)
+            account.reset(what)
         elif kind == _END:
             account.end(what)
         else:
@@ -134,15 +160,19 @@ def _happenings(
     return found
 
 
-def _starts(grant: Grant, at: datetime) -> Iterable[datetime]:
+def _starts(grant: Grant, at: datetime) -> Iterator[datetime]:
     """When it takes effect, and each recurrence; none at or after its end."""
-    for n in count():
-        start = grant.effective_at if grant.recurs is None else boundary(grant.effective_at, grant.recurs, n)
+    for start in chain([grant.effective_at], _recurrences(grant)):
         if start > at or start >= grant.ends_at:
             return
         yield start
-        if grant.recurs is None:
-            return
+
+
+def _recurrences(grant: Grant) -> Iterator[datetime]:
+    if grant.recurs is not None:
+        anchor = grant.recurs_from or grant.effective_at
+        for n in count(index_at(anchor, grant.recurs, grant.effective_at) + 1):
+            yield boundary(anchor, grant.recurs, n)
 
 
 @dataclass(slots=True)
@@ -173,11 +203,12 @@ class _Account:
         self._set(grant, 0)
         del self.left[grant.id]
 
-    def reset(self, *, preserve_overage: bool) -> None:
+    def reset(self, reset: Reset) -> None:
         for grant in self.order:
             if grant.id in self.left:
-                self._set(grant, grant.rolled(self.left[grant.id]))
-        if not preserve_overage:
+                left = 0 if reset.is_used_up else self.left[grant.id]
+                self._set(grant, left if reset.is_fresh else grant.rolled(left))
+        if not reset.preserve_overage:
             self.dropped += self.overage
             self.overage = 0
         self._burn()

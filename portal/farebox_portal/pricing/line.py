@@ -7,14 +7,16 @@ from farebox_portal.pricing.part import Kind
 from farebox_portal.pricing.period import Period
 
 WHOLE = Fraction(1)
+AFTERWARDS = ("coupon", "credit")
+"""Kinds of reductions that no rate card makes, but an invoice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
     """Something that makes a line cheaper; `amount_minor` is taken off."""
 
-    kind: Literal["discount", "maximum", "credit"]
-    source: str  # a credit's id; "" otherwise
+    kind: Literal["discount", "maximum", "coupon", "credit"]
+    source: str  # a coupon's or a credit's id; "" otherwise
     description: str
     amount_minor: int
 
@@ -74,8 +76,8 @@ class Line:
 
     @property
     def rated_minor(self) -> int:
-        """What the rate card made it, before credits."""
-        return self.gross_minor - sum(one.amount_minor for one in self.reductions if one.kind != "credit")
+        """What the rate card made it, before coupons and credits."""
+        return self.gross_minor - sum(one.amount_minor for one in self.reductions if one.kind not in AFTERWARDS)
 
     @property
     def tax_minor(self) -> int:

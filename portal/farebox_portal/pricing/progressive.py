@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from farebox_portal.pricing.card import RateCard
-from farebox_portal.pricing.line import Line, Reduction
+from farebox_portal.pricing.line import AFTERWARDS, Line, Reduction
 from farebox_portal.pricing.money import EXACT
 from farebox_portal.pricing.part import ZERO
 from farebox_portal.pricing.period import Period
@@ -25,7 +25,8 @@ def progressive(card: RateCard) -> bool:
 
 
 def difference(rated: Iterable[Line], billed: Iterable[Line]) -> tuple[Line, ...]:
-    """What is still to bill, line by line; nothing where nothing changed. Credits and taxes of `billed` do not count.
+    """What is still to bill, line by line; nothing where nothing changed. Coupons, credits and taxes of `billed` do
+    not count.
 
     The sum of its `rated_minor` is that of `rated` less that of `billed`.
     """
@@ -78,7 +79,7 @@ def _summed(lines: list[Line]) -> tuple[int, Decimal, _Off]:
         gross_minor += line.gross_minor
         quantity = EXACT.add(quantity, line.quantity)
         for one in line.reductions:
-            if one.kind != "credit":
+            if one.kind not in AFTERWARDS:
                 place = (one.kind, one.description)
                 off[place] = off.get(place, 0) + one.amount_minor
     return gross_minor, quantity, off

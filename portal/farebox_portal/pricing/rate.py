@@ -6,7 +6,8 @@
     4 percentage discount  off the price, before the bounds: what one agreed to spend at least is not discounted away
     5 maximum              after the discounts: it bounds what is really paid
     6 minimum              after the maximum; a line of its own, and only when the period is over
-    7 credits, 8 tax       over all cards of an invoice: see `settle`
+    7 coupon               over all cards of an invoice: see `coupons`
+    8 credits, 9 tax       likewise: see `settle`
 
 The rule for splits: always rate the period's whole quantity so far, then take off what was billed (`progressive`).
 Rating the pieces one by one would round, convert and open packages once per piece.
@@ -29,13 +30,19 @@ from farebox_portal.pricing.period import Period
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What is rated, and for which period. `over`: nothing can be added any more, so dues of the end are due."""
+    """What is rated, and for which period. `over`: nothing can be added any more, so dues of the end are due.
+
+    `count`: of a flat fee, how many. `earlier`: how many whole fees of the same period were charged before this one.
+    What is due is that of all together, rounded, less that of those before; so pieces add up to the whole.
+    """
 
     card: RateCard
     currency: Currency
     period: Period
     over: bool = True
     share: Fraction = WHOLE  # of a flat fee: how much of its full period was served
+    count: int = 1
+    earlier: Fraction = Fraction(0)
 
 
 def rate(charge: Charge, quantity: Decimal) -> tuple[Line, ...]:
@@ -68,26 +75,28 @@ def _price(charge: Charge, quantity: Decimal) -> tuple[Line, ...]:
 
 
 def _line(charge: Charge, part: Part) -> Line:
-    card, amount, share = charge.card, EXACT.multiply(part.quantity, part.unit_amount), WHOLE
-    if part.kind == "fee" and charge.share is not WHOLE:
-        share = charge.share
+    card, quantity, share = charge.card, part.quantity, WHOLE
+    gross_minor: int | None = None
+    if part.kind == "fee" and (charge.share is not WHOLE or charge.count != 1 or charge.earlier):
+        share, quantity = charge.share, EXACT.multiply(quantity, Decimal(charge.count))
+        gross_minor = _fee(part.amount, charge.earlier, charge.count * share, charge.currency)
     return Line(
         f"{card.key}/{part.key}",
         part.kind,
         f"{card.name}: {part.label}" if part.label else card.name,
-        part.quantity,
+        quantity,
         part.unit_amount,
-        to_minor(amount, charge.currency) if share is WHOLE else _share(amount, share, charge.currency),
+        to_minor(part.amount, charge.currency) if gross_minor is None else gross_minor,
         charge.period,
         part.tier,
         share,
     )
 
 
-def _share(amount: Decimal, share: Fraction, of: Currency) -> int:
-    """Rounded once, from the exact product: a fee that is itself finer than a cent is not rounded before."""
-    exact = Fraction(amount) * share * 10**of.exponent
-    return share_of(1, exact, of)
+def _fee(amount: Decimal, earlier: Fraction, more: Fraction, of: Currency) -> int:
+    """So many fees after earlier ones. From the exact product: a fee finer than a cent is not rounded before."""
+    exact = Fraction(amount) * 10**of.exponent
+    return share_of(1, exact * (earlier + more), of) - share_of(1, exact * earlier, of)
 
 
 def _discount_percentage(charge: Charge, lines: tuple[Line, ...]) -> tuple[Line, ...]:

@@ -1,7 +1,7 @@
 """What something would cost, before anybody pays: by the same engine as the invoice, and nothing is written.
 
-charges    a life in stretches -> what is charged for which period, and when it is due (pure)
-rated      charges and the ledger's quantities -> lines
+What is charged for which period, and how much that is, stands in `invoicing/charges` and `invoicing/rated`.
+
 quote      lines as documents
 card       one rate card and a quantity
 preview    a rate card or a plan and made-up usage          POST /v1/pricing/preview

@@ -23,6 +23,8 @@ def read_card(document: Any, place: str = "") -> RateCard:
     return card
 
 
-def rate_whole(card: RateCard, quantity: Decimal, of: Currency) -> tuple[Line, ...]:
-    """The lines of one full period of the card that is over. Which one makes no difference to any amount."""
-    return rate(Charge(card, of, _SOME_PERIOD), quantity)
+def rate_whole(card: RateCard, quantity: Decimal, of: Currency, count: int = 1) -> tuple[Line, ...]:
+    """The lines of one full period of the card that is over. Which one makes no difference to any amount. `count`: how
+    many of a flat fee.
+    """
+    return rate(Charge(card, of, _SOME_PERIOD, count=count), quantity)

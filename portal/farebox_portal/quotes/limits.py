@@ -7,9 +7,9 @@ from sqlmodel import Session
 
 from farebox_portal.catalog.tables import Feature
 from farebox_portal.clock import Timeline, to_ms
+from farebox_portal.invoicing.charges import in_phases, span_of
 from farebox_portal.pricing.period import Period
 from farebox_portal.pricing.schedule import service_periods
-from farebox_portal.quotes.charges import in_phases, span_of
 from farebox_portal.subscriptions.stretches import Stretch
 from farebox_portal.usage.grants import Allowance, grants
 from farebox_portal.usage.totals import Span, totals

@@ -3,7 +3,7 @@
 Both sides are rated by the same engine from the same ledger, over the same lives: every charge whose period begins in
 [from, to), up to what was used by now. In the second reading, the other plan stands wherever the present one stood,
 from the same instants on. What customers would have done differently, no ledger can say; what its hard limits would
-have refused is counted, and charged all the same.
+have refused is counted, and charged all the same. Add-ons are left out on both sides.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +21,11 @@ from farebox_portal.clock import Timeline
 from farebox_portal.customers.tables import Customer
 from farebox_portal.documents import Input, Instant, Key, Output
 from farebox_portal.errors import Fault, Invalid, NotFound
+from farebox_portal.invoicing.charges import Due, charges
+from farebox_portal.invoicing.rated import rate_all
 from farebox_portal.pricing.money import Currency, currency, decimal_text
 from farebox_portal.pricing.period import Period
-from farebox_portal.quotes.charges import Due, charges
 from farebox_portal.quotes.limits import Limited, limited, over_limit
-from farebox_portal.quotes.rated import rate_all
 from farebox_portal.subscriptions.life import Life
 from farebox_portal.subscriptions.rows import read_lives, read_plans
 from farebox_portal.subscriptions.stretches import Stretch, stretches
@@ -152,7 +152,7 @@ def _cases(
     lives = read_lives(session, [subscription for subscription, _ in found])
     known = read_plans(session, lives.values())
     for subscription, customer in found:
-        life = lives[subscription.id]
+        life = replace(lives[subscription.id], addons=())
         before = [due for due in _dues(stretches(life, known), life, asked) if due.plan.key == key]
         changed = stretches(_with(life, known, key, other), {**known, _OTHER: other})
         after = [due for due in _dues(changed, life, asked) if due.plan.id == _OTHER]

@@ -1,11 +1,14 @@
 """A subscription's next invoice as it stands now: fees of the next period, and what was used in this one.
 
 It closes where the running billing period ends, or before, where the phase, the plan or the subscription does. It is
-what the invoice would say if nothing more were used until then; so a minimum commitment is in it in full. Tax, credit
-balances and what a change of plan gave back are not: they are settled when the invoice is made.
+what the invoice would say if nothing more were used until then; so a minimum commitment is in it in full, and a coupon
+that is in force then takes off what it will. Tax, credit balances and what a change of plan gave back are not in it:
+they are settled when the invoice is made.
 """
 
+from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -13,13 +16,15 @@ from sqlmodel import Session
 
 from farebox_portal.documents import Instant, Output
 from farebox_portal.errors import NotFound
-from farebox_portal.pricing.money import currency
+from farebox_portal.invoicing.charges import charges, in_phases, span_of
+from farebox_portal.invoicing.rated import Rated, rate_all
+from farebox_portal.pricing.coupons import Coupon, take_off
+from farebox_portal.pricing.money import Currency, currency
 from farebox_portal.pricing.period import Period, period_at
-from farebox_portal.quotes.charges import charges, in_phases, span_of
 from farebox_portal.quotes.quote import LineDocument, show_line, total
-from farebox_portal.quotes.rated import Rated, rate_all
 from farebox_portal.subscriptions import lifecycle
-from farebox_portal.subscriptions.document import PeriodDocument, PlanReference, refer
+from farebox_portal.subscriptions.coupons import in_force
+from farebox_portal.subscriptions.document import AddonReference, PeriodDocument, PlanReference, refer, refer_addon
 from farebox_portal.subscriptions.life import Life
 from farebox_portal.subscriptions.rows import read_life, read_plans
 from farebox_portal.subscriptions.stretches import Stretch, stretch_at, stretches
@@ -28,13 +33,17 @@ from farebox_portal.usage.access import read_features
 
 
 class UpcomingLine(LineDocument):
-    """`kind`: a fee, usage, or what is missing to a minimum. `period`: what it is charged for, to its end."""
+    """`kind`: a fee, usage, or what is missing to a minimum. `period`: what it is charged for, to its end.
+
+    `addon`: whose rate card it is, if not the plan's.
+    """
 
     kind: Literal["fee", "usage", "minimum"]
     period: PeriodDocument
     rate_card_key: str
     phase_key: str
     plan: PlanReference
+    addon: AddonReference | None = None
     feature_key: str | None = None
     meter: str | None = None
 
@@ -69,6 +78,9 @@ def upcoming(session: Session, subscription_id: str, now: datetime) -> UpcomingI
     ]
     rated = rate_all(session, dues, read_features(session), read_timeline(session))
     of = currency(cut[stretch_at(cut, now)].plan.currency)
+    coupon = in_force(session, [subscription.id], period.end).get(subscription.id)
+    if coupon is not None:
+        rated = _reduced(rated, coupon, of)
     return UpcomingInvoice(
         subscription_id=subscription.id,
         customer_id=subscription.customer_id,
@@ -79,6 +91,13 @@ def upcoming(session: Session, subscription_id: str, now: datetime) -> UpcomingI
         computed_at=now,
         lines=[line for one in rated for line in _show(one)],
     )
+
+
+def _reduced(rated: list[Rated], coupon: Coupon, of: Currency) -> list[Rated]:
+    lines = [line for one in rated for line in one.lines]
+    applies = [coupon.applies_to(one.due.plan.key, one.due.card.feature_key) for one in rated for _ in one.lines]
+    reduced = iter(take_off(lines, coupon, of, applies))
+    return [replace(one, lines=tuple(islice(reduced, len(one.lines)))) for one in rated]
 
 
 def running_period(life: Life, cut: tuple[Stretch, ...], now: datetime) -> Period:
@@ -101,6 +120,7 @@ def _show(rated: Rated) -> list[UpcomingLine]:
             rate_card_key=due.card.key,
             phase_key=due.phase_key,
             plan=refer(due.plan),
+            addon=None if due.addon is None else refer_addon(due.addon),
             feature_key=due.card.feature_key,
             meter=rated.meter,
         )

@@ -4,6 +4,7 @@ Anybody who reaches it may do anything: it belongs on loopback. A POST must say 
 of other sites out.
 """
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -75,7 +76,7 @@ class Control:
         return respond
 
     async def _health(self, given: Given) -> Document:
-        return {"status": "ok", "label": LABEL}
+        return {"status": "ok", "label": LABEL, "pid": os.getpid()}
 
     async def _show_faults(self, given: Given) -> Document:
         return {"faults": describe(self._faults.queue)}

@@ -4,7 +4,7 @@ A subscription needs nobody to carry out what was planned for it; so an advance 
 which those were, and have every account published anew, as each one's time has moved.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
 
@@ -18,6 +18,7 @@ from farebox_portal.customers.tables import Customer
 from farebox_portal.documents import Input, Instant, Output
 from farebox_portal.durations import parse_duration
 from farebox_portal.errors import Conflict, Invalid
+from farebox_portal.subscriptions.addon_holds import quantities
 from farebox_portal.subscriptions.life import events
 from farebox_portal.subscriptions.rows import read_lives, read_plans
 from farebox_portal.subscriptions.stretches import stretches
@@ -26,7 +27,9 @@ from farebox_portal.testclock import ClockAdvance, TestClock, read_timeline
 
 FURTHEST = timedelta(days=5 * 366)
 SHOWN_MAX = 1000
-Kind = Literal["start", "change", "phase", "pause", "resume", "end", "key_expiry"]
+Invoice = Callable[[Session, datetime], int]
+"""Makes every invoice that is due at an instant; how many."""
+Kind = Literal["start", "change", "phase", "pause", "resume", "end", "addon", "key_expiry"]
 
 
 def _check_duration(text: str) -> str:
@@ -63,11 +66,14 @@ class Happening(Output):
 
 
 class AdvanceDocument(ClockDocument):
-    """`happened`: what came due, in order; the first SHOWN_MAX of `happenedCount`."""
+    """`happened`: what came due, in order; the first SHOWN_MAX of `happenedCount`. `invoices`: so many were made
+    or added to.
+    """
 
     advanced_from: Instant
     happened: list[Happening]
     happened_count: int
+    invoices: int
 
 
 def test_clock(clock: Clock) -> TestClock:
@@ -84,7 +90,7 @@ def show(session: Session, clock: TestClock) -> ClockDocument:
     return ClockDocument(now=read_timeline(session).portal(wall), wall=wall)
 
 
-def advance(session: Session, clock: TestClock, wanted: AdvanceInput) -> AdvanceDocument:
+def advance(session: Session, clock: TestClock, wanted: AdvanceInput, invoice: Invoice) -> AdvanceDocument:
     """Forward only. Raises Invalid for an instant that has passed, or one that is further away than FURTHEST."""
     wall, timeline = clock.wall.now(), read_timeline(session)
     now = timeline.portal(wall)
@@ -101,7 +107,12 @@ def advance(session: Session, clock: TestClock, wanted: AdvanceInput) -> Advance
         after={"now": to.isoformat()},
     )
     return AdvanceDocument(
-        now=to, wall=wall, advanced_from=now, happened=happened[:SHOWN_MAX], happened_count=len(happened)
+        now=to,
+        wall=wall,
+        advanced_from=now,
+        happened=happened[:SHOWN_MAX],
+        happened_count=len(happened),
+        invoices=invoice(session, to),
     )
 
 
@@ -132,7 +143,9 @@ def _due(session: Session, after: datetime, until: datetime) -> Iterator[Happeni
         life = lives[row.id]
         found: list[tuple[datetime, Kind]] = [(event.at, event.kind) for event in events(life)]
         if found:
-            found += [(one.start, "phase") for one in stretches(life, plans) if one.is_next_phase]
+            cut = stretches(life, plans)
+            found += [(one.start, "phase") for one in cut if one.is_next_phase]
+            found += [(at, "addon") for hold in life.addons for at, _ in quantities(hold, cut) if at != life.end]
         for at, kind in found:
             if after < at <= until:
                 yield Happening(at=at, kind=kind, customer_id=row.customer_id, subscription_id=row.id)

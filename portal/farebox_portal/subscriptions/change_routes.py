@@ -5,12 +5,15 @@ from collections.abc import Callable
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from farebox_portal.auth import AdminOnly, ClockDep, ReadSessionDep
+from farebox_portal.auth import AdminOnly, ClockDep, PartsDep, ReadSessionDep
+from farebox_portal.catalog import plans
 from farebox_portal.documents import JsonRoute, Output
 from farebox_portal.idempotency import OnceDep
 from farebox_portal.problems import RESPONSES
-from farebox_portal.subscriptions import lifecycle, plan_change
+from farebox_portal.subscriptions import lifecycle, plan_change, plan_migration
 from farebox_portal.subscriptions.plan_change import ChangeDocument, ChangeInput, MigrateInput, PlannedChange, UsedShare
+from farebox_portal.subscriptions.plan_migration import PlanMigrationDocument, PlanMigrationInput
+from farebox_portal.subscriptions.routes import RequirePayment
 from farebox_portal.subscriptions.tables import Subscription
 
 
@@ -19,8 +22,35 @@ class CreditEstimate(Output):
     currency: str
 
 
-def change_router(used_share: UsedShare) -> APIRouter:
-    """The routes, with what tells them how much of an allowance was used."""
+migration_router = APIRouter(
+    prefix="/v1/plans/{plan_id}/migrate",
+    tags=["plans"],
+    route_class=JsonRoute,
+    dependencies=[AdminOnly],
+    responses=RESPONSES,
+)
+
+
+@migration_router.post("", response_model=PlanMigrationDocument)
+def migrate_plan(plan_id: str, once: OnceDep, body: PlanMigrationInput | None = None) -> JSONResponse:
+    """Move everybody who is on this version of the plan to another version of it, `limit` subscriptions at a time."""
+    wanted = body or PlanMigrationInput()
+    return once.answer(
+        200,
+        lambda: plan_migration.migrate(once.session, plans.get_by_id(once.session, plan_id), wanted, once.now),
+    )
+
+
+@migration_router.post("/preview", response_model_exclude_none=True)
+def preview_migration(
+    plan_id: str, session: ReadSessionDep, clock: ClockDep, body: PlanMigrationInput | None = None
+) -> PlanMigrationDocument:
+    """What `migrate` with the same body would do now: what differs, for how many, and who would stay."""
+    return plan_migration.preview(session, plans.get_by_id(session, plan_id), body or PlanMigrationInput(), clock.now())
+
+
+def change_router(used_share: UsedShare, require_payment: RequirePayment) -> APIRouter:
+    """The routes, with what tells them how much of an allowance was used, and what a paid plan takes to be paid."""
     router = APIRouter(
         prefix="/v1/subscriptions/{subscription_id}",
         tags=["subscriptions"],
@@ -30,12 +60,13 @@ def change_router(used_share: UsedShare) -> APIRouter:
     )
 
     @router.post("/change", response_model=ChangeDocument)
-    def change_plan(subscription_id: str, body: ChangeInput, once: OnceDep) -> JSONResponse:
+    def change_plan(subscription_id: str, body: ChangeInput, once: OnceDep, parts: PartsDep) -> JSONResponse:
         """Another plan under the same subscription: same keys, same anchor."""
         return _carry_out(
             once,
             subscription_id,
             lambda row: plan_change.plan_change(once.session, row, body, used_share, once.now),
+            lambda row: require_payment(once.session, parts.settings, row, once.now),
         )
 
     @router.post("/change/preview", response_model_exclude_none=True)
@@ -66,13 +97,19 @@ def change_router(used_share: UsedShare) -> APIRouter:
     return router
 
 
-def _carry_out(once: OnceDep, subscription_id: str, plan: Callable[[Subscription], PlannedChange]) -> JSONResponse:
+def _carry_out(
+    once: OnceDep,
+    subscription_id: str,
+    plan: Callable[[Subscription], PlannedChange],
+    settle: Callable[[Subscription], None] = lambda _: None,
+) -> JSONResponse:
     def produce() -> ChangeDocument:
         row = lifecycle.get(once.session, subscription_id)
         plan_change.lock(once.session, row)
         planned = plan(row)
         answer = plan_change.show(once.session, planned, once.now)
         plan_change.carry_out(once.session, planned, once.now)
+        settle(row)
         return answer
 
     return once.answer(200, produce)

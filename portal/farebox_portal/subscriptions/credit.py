@@ -4,8 +4,8 @@ Fees in arrears have not been paid, so nothing of them is given back: the invoic
 much of a fee is gone is told by the calendar or by the most used allowance, whichever is more; see pricing.proration.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
 
@@ -16,7 +16,8 @@ from farebox_portal.pricing.part import ZERO
 from farebox_portal.pricing.period import Period
 from farebox_portal.pricing.proration import QuotaUse, change_credit, consumed_share
 from farebox_portal.pricing.rate import Charge, rate
-from farebox_portal.pricing.schedule import Span, service_periods
+from farebox_portal.pricing.schedule import Service, Span, service_periods
+from farebox_portal.subscriptions.addon_charges import addon_charges
 from farebox_portal.subscriptions.stretches import Stretch
 
 
@@ -44,6 +45,20 @@ def running_fees(stretch: Stretch, anchor: datetime, at: datetime) -> Iterator[F
             if service.served.start < at < service.served.end:
                 lines = rate(Charge(card, of, service.full, share=service.share), ZERO)
                 yield Fee(card.key, service.served, sum(line.amount_minor for line in lines))
+
+
+def addon_fees(life: Sequence[Stretch], anchor: datetime, at: datetime) -> Iterator[Fee]:
+    """Those of add-ons that the life ends at `at`, in the midst of the period that was charged in advance."""
+    for charge in addon_charges(life, anchor, at):
+        served, full = charge.service.served, charge.service.full
+        if charge.is_in_advance and served.end == at < full.end:
+            whole = replace(charge, service=Service(Period(served.start, full.end), full))
+            yield Fee(charge.card.key, whole.service.served, sum(line.amount_minor for line in whole.lines()))
+
+
+def addon_credit(life: Sequence[Stretch], anchor: datetime, at: datetime, used_share: Fraction, of: Currency) -> int:
+    """In minor units, for add-ons that a change of plan at `at` ends: `life` is the one with the change."""
+    return sum(_credit_of(fee, at, used_share, of) for fee in addon_fees(life, anchor, at))
 
 
 def credit(stretch: Stretch, anchor: datetime, at: datetime, used_share: Fraction) -> int:

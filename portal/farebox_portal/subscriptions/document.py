@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from sqlmodel import Session
 
-from farebox_portal.catalog.tables import Plan
+from farebox_portal.catalog.tables import Addon, Plan
 from farebox_portal.customers.tables import Customer
 from farebox_portal.documents import Instant, Output
 from farebox_portal.pricing.period import period_at
+from farebox_portal.subscriptions.addon_holds import quantities
 from farebox_portal.subscriptions.life import Life, State, scheduled
 from farebox_portal.subscriptions.rows import read_life, read_plans
 from farebox_portal.subscriptions.stretches import Stretch, stretch_at, stretches
@@ -18,6 +19,13 @@ from farebox_portal.subscriptions.tables import Subscription
 
 
 class PlanReference(Output):
+    id: str
+    key: str
+    version: int
+    name: str
+
+
+class AddonReference(Output):
     id: str
     key: str
     version: int
@@ -37,12 +45,25 @@ class PeriodDocument(Output):
 
 
 class ScheduledEvent(Output):
-    """`plan` is the one in force from then on, `phase` the key of its phase; without both at the end."""
+    """`plan` is the one in force from then on, `phase` the key of its phase; without both at the end.
+
+    Of the kind `addon` it says of which there will be how many, 0 where it is over.
+    """
 
     at: Instant
-    kind: Literal["start", "change", "phase", "pause", "resume", "end"]
+    kind: Literal["start", "change", "phase", "pause", "resume", "end", "addon"]
     plan: PlanReference | None = None
     phase: str | None = None
+    addon: AddonReference | None = None
+    quantity: int | None = None
+
+
+class AddonQuantity(Output):
+    """`id`: under the subscription's `/addons`."""
+
+    id: str
+    addon: AddonReference
+    quantity: int
 
 
 class SubscriptionDocument(Output):
@@ -59,6 +80,7 @@ class SubscriptionDocument(Output):
     current_period: PeriodDocument
     currency: str
     payment_status: str
+    addons: list[AddonQuantity]
     scheduled: list[ScheduledEvent]
     metadata: dict[str, Any]
     created_at: Instant
@@ -97,6 +119,10 @@ def show_life(
         current_period=PeriodDocument(from_=period.start, to=period.end),
         currency=current.plan.currency,
         payment_status=subscription.payment_status,
+        addons=[
+            AddonQuantity(id=piece.hold.id, addon=refer_addon(piece.hold.addon), quantity=piece.quantity)
+            for piece in sorted(current.addons_at(at), key=lambda piece: piece.hold.addon.key)
+        ],
         scheduled=_scheduled(life, plans, cut, at),
         metadata=subscription.metadata_,
         created_at=subscription.created_at,
@@ -108,6 +134,10 @@ def refer(plan: Plan) -> PlanReference:
     return PlanReference(id=plan.id, key=plan.key, version=plan.version, name=plan.name)
 
 
+def refer_addon(addon: Addon) -> AddonReference:
+    return AddonReference(id=addon.id, key=addon.key, version=addon.version, name=addon.name)
+
+
 def _scheduled(life: Life, plans: Mapping[str, Plan], cut: tuple[Stretch, ...], now: datetime) -> list[ScheduledEvent]:
     if life.state(now) == "inactive":
         return []
@@ -117,4 +147,10 @@ def _scheduled(life: Life, plans: Mapping[str, Plan], cut: tuple[Stretch, ...], 
         if event.kind != "end":
             one = cut[stretch_at(cut, event.at)]
             event.plan, event.phase = refer(one.plan), one.phase["key"]
+    found += [
+        ScheduledEvent(at=at, kind="addon", addon=refer_addon(hold.addon), quantity=quantity)
+        for hold in life.addons
+        for at, quantity in quantities(hold, cut)
+        if at > now and at != life.end
+    ]
     return sorted(found, key=lambda event: event.at)

@@ -22,6 +22,7 @@ from itertools import pairwise
 from typing import Literal
 
 from farebox_portal.errors import Conflict
+from farebox_portal.subscriptions.addon_holds import Hold
 
 State = Literal["scheduled", "active", "canceled", "paused", "inactive"]
 
@@ -52,12 +53,16 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """`segments` ascend; the first begins at `start`. An end at `start`: it was called off. `anchor`: see period.py."""
+    """`segments` ascend; the first begins at `start`. An end at `start`: it was called off. `anchor`: see period.py.
+
+    `addons`: what was ordered beside the plans, the oldest first; how much of it is in force, `addon_holds` says.
+    """
 
     start: datetime
     end: datetime | None
     anchor: datetime
     segments: tuple[Segment, ...]
+    addons: tuple[Hold, ...] = ()
 
     def segment_at(self, at: datetime) -> Segment:
         """The one in force; before the start the first, after the end the last."""
@@ -138,7 +143,32 @@ class Delete:
     """Forget it, as if it had never been ordered."""
 
 
-Command = Change | Cancel | UnscheduleCancelation | UnscheduleChange | Restore | Pause | Resume | Delete
+@dataclass(frozen=True, slots=True)
+class HaveAddon:
+    """The hold, also in the place of one of the same id."""
+
+    hold: Hold
+
+
+@dataclass(frozen=True, slots=True)
+class UnscheduleAddon:
+    """Drop what is planned for a hold."""
+
+    hold_id: str
+
+
+Command = (
+    Change
+    | Cancel
+    | UnscheduleCancelation
+    | UnscheduleChange
+    | Restore
+    | Pause
+    | Resume
+    | Delete
+    | HaveAddon
+    | UnscheduleAddon
+)
 
 _REFUSALS = {
     "subscription_inactive": "The subscription has ended.",
@@ -198,6 +228,14 @@ TABLE: Mapping[type[Command], tuple[_Cell, ...]] = {
         _ENDED,
     ),
     Delete: (_to(None), *("subscription_begun",) * 3, _ENDED),
+    HaveAddon: (
+        "subscription_not_begun",
+        _to("active"),
+        "subscription_canceled",
+        "subscription_paused",
+        _ENDED,
+    ),
+    UnscheduleAddon: ("subscription_not_begun", _to("active"), _to("canceled"), _to("paused"), _ENDED),
 }
 
 
@@ -256,6 +294,13 @@ def _applied(life: Life, command: Command, now: datetime) -> Life | None:
             return _from(life, life.segment_at(at).goes_on(at, is_paused=False))
         case Delete():
             return None
+        case HaveAddon(hold):
+            return _with_hold(life, hold)
+        case UnscheduleAddon(hold_id):
+            hold = next(one for one in life.addons if one.id == hold_id)
+            if hold.begun(now) == hold:
+                raise refused("change_not_scheduled")
+            return _with_hold(life, hold.begun(now))
 
 
 def _from(life: Life, *new: Segment) -> Life:
@@ -265,6 +310,12 @@ def _from(life: Life, *new: Segment) -> Life:
     new = tuple(segment for segment in new if life.end is None or segment.start < life.end)
     kept = [segment for segment in life.segments if segment.start < new[0].start]
     return replace(life, segments=_merged([*kept, *new]))
+
+
+def _with_hold(life: Life, hold: Hold) -> Life:
+    """In the place of the one of its id, or after all others; gone if nothing of it is ordered."""
+    found = {one.id: one for one in life.addons} | {hold.id: hold}
+    return replace(life, addons=tuple(one for one in found.values() if one.orders))
 
 
 def _without_plans(life: Life, now: datetime, code: str) -> Life:

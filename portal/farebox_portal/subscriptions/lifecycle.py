@@ -23,7 +23,7 @@ from farebox_portal.documents import Input, Instant, Key, Metadata, Whole
 from farebox_portal.errors import Conflict, Fault, Invalid, NotFound
 from farebox_portal.ids import new_id
 from farebox_portal.pricing.period import period_at
-from farebox_portal.subscriptions import rows
+from farebox_portal.subscriptions import coupons, rows
 from farebox_portal.subscriptions.life import (
     Cancel,
     Command,
@@ -60,6 +60,7 @@ class SubscriptionInput(Input):
     timing: Timing = "immediate"
     starting_phase: Key | None = None
     billing_anchor: Instant | None = None
+    coupon: coupons.CouponCode | None = None
     metadata: Metadata = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -172,6 +173,8 @@ def create(session: Session, wanted: SubscriptionInput, now: datetime) -> Subscr
     session.add(subscription)
     session.flush()
     note(session, "create", subscription, None, life, now)
+    if wanted.coupon is not None:
+        coupons.redeem(session, subscription, wanted.coupon, now)
     return subscription
 
 
@@ -384,6 +387,7 @@ def _erase(session: Session, subscription: Subscription) -> None:
     for key in session.exec(select(ApiKey).where(ApiKey.subscription_id == subscription.id)):
         session.delete(key)
     session.flush()
+    coupons.forget(session, subscription)
     rows.delete(session, subscription)
     session.flush()
 

@@ -26,7 +26,7 @@ from farebox_portal.customers.tables import Customer
 from farebox_portal.documents import Input, Instant, Key, Output, Whole
 from farebox_portal.errors import Conflict, Fault, Invalid, NotFound
 from farebox_portal.pricing.money import currency, decimal_text
-from farebox_portal.subscriptions.credit import credit
+from farebox_portal.subscriptions.credit import addon_credit, credit
 from farebox_portal.subscriptions.document import SubscriptionDocument, show_life
 from farebox_portal.subscriptions.life import Change, Life, apply, require_taken
 from farebox_portal.subscriptions.lifecycle import (
@@ -196,7 +196,9 @@ def _planned(
     given_back = 0
     if life.start < command.at:
         last = [stretch for stretch in left if stretch.start < command.at][-1]
-        given_back = credit(last, life.anchor, command.at, command.used_share or Fraction(0))
+        share, of = command.used_share or Fraction(0), currency(target.currency)
+        given_back = credit(last, life.anchor, command.at, share)
+        given_back += addon_credit(stretches(after, found), life.anchor, command.at, share, of)
     return PlannedChange(subscription, life, after, command, found, direction, given_back)
 
 

@@ -10,8 +10,10 @@ from fractions import Fraction
 from sqlmodel import Session, col, select
 
 from farebox_portal.catalog.tables import Plan
+from farebox_portal.subscriptions.addon_holds import Hold
+from farebox_portal.subscriptions.addon_rows import read_holds, write_holds
 from farebox_portal.subscriptions.life import Life, Segment
-from farebox_portal.subscriptions.tables import SegmentRow, Subscription
+from farebox_portal.subscriptions.tables import AT_ONCE, SegmentRow, Subscription
 
 _IDS_AT_ONCE = 500
 
@@ -23,19 +25,22 @@ def read_life(session: Session, subscription: Subscription) -> Life:
 def read_lives(session: Session, subscriptions: Sequence[Subscription]) -> dict[str, Life]:
     """By the id of the subscription."""
     rows: dict[str, list[SegmentRow]] = defaultdict(list)
+    holds: dict[str, tuple[Hold, ...]] = {}
     ids = [subscription.id for subscription in subscriptions]
     for at in range(0, len(ids), _IDS_AT_ONCE):
-        some = col(SegmentRow.subscription_id).in_(ids[at : at + _IDS_AT_ONCE])
-        for row in session.exec(select(SegmentRow).where(some).order_by(col(SegmentRow.starts_at))):
+        some = ids[at : at + _IDS_AT_ONCE]
+        segments = select(SegmentRow).where(col(SegmentRow.subscription_id).in_(some))
+        for row in session.exec(segments.order_by(col(SegmentRow.starts_at))):
             rows[row.subscription_id].append(row)
-    return {subscription.id: life_of(subscription, rows[subscription.id]) for subscription in subscriptions}
+        holds |= read_holds(session, some)
+    return {one.id: life_of(one, rows[one.id], holds.get(one.id, ())) for one in subscriptions}
 
 
-def life_of(subscription: Subscription, later: Iterable[SegmentRow]) -> Life:
+def life_of(subscription: Subscription, later: Iterable[SegmentRow], addons: tuple[Hold, ...] = ()) -> Life:
     first = _plain(subscription.active_from, subscription.plan_id, subscription.starting_phase)
     stored = {row.starts_at: _segment(row) for row in later}
     segments = ({first.start: first} | stored).values()
-    return Life(subscription.active_from, subscription.active_to, subscription.billing_anchor, tuple(segments))
+    return Life(subscription.active_from, subscription.active_to, subscription.billing_anchor, tuple(segments), addons)
 
 
 def read_plans(session: Session, lives: Iterable[Life]) -> dict[str, Plan]:
@@ -53,6 +58,7 @@ def write_life(session: Session, subscription: Subscription, life: Life, now: da
     first = life.segments[0]
     subscription.plan_id, subscription.starting_phase = first.plan_id, first.phase
     subscription.active_to = life.end
+    subscription.invoice_due_at = AT_ONCE
     subscription.updated_at = now
     session.add(subscription)
     is_plain = first == _plain(life.start, first.plan_id, first.phase)
@@ -68,10 +74,11 @@ def write_life(session: Session, subscription: Subscription, life: Life, now: da
         else:
             session.add(new)
     session.flush()
+    write_holds(session, subscription, life.addons, now)
 
 
 def delete(session: Session, subscription: Subscription) -> None:
-    """With its segments; its keys have to be gone."""
+    """With its segments; its keys have to be gone. It has no add-ons: it has not begun."""
     for row in _stored(session, subscription).values():
         session.delete(row)
     session.flush()

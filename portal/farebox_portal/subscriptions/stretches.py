@@ -5,17 +5,18 @@
     stretches  ── trial ───┼── full ───────────┼─ paused ─┼── full ──
 
 Entitlements, fees and what is shown all read a life this way. Phases are counted from the start of the phase that a
-segment began with; a pause does not stop them.
+segment began with; a pause does not stop them. Add-ons cut no stretch: each has the pieces of them that lie in it.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from farebox_portal.catalog.tables import Plan
 from farebox_portal.durations import Duration, parse_duration
 from farebox_portal.pricing.schedule import Span
+from farebox_portal.subscriptions.addon_holds import Hold, Piece, pieces
 from farebox_portal.subscriptions.life import Life, Segment
 
 
@@ -32,17 +33,32 @@ class Stretch:
     is_paused: bool
     is_fresh: bool  # allowances are full again at its start
     is_next_phase: bool  # it begins because the phase before it ended
+    addons: tuple[Piece, ...] = ()  # by the age of their holds, then in order
 
     @property
     def phase_span(self) -> Span:
         return Span(self.phase_start, self.phase_end)
+
+    def addons_at(self, at: datetime) -> tuple[Piece, ...]:
+        return tuple(piece for piece in self.addons if piece.is_in_force(at))
 
 
 def stretches(life: Life, plans: Mapping[str, Plan]) -> tuple[Stretch, ...]:
     """In order; at least one, without length if the life was called off. `plans` by id."""
     ends = [segment.start for segment in life.segments[1:]]
     pairs = zip(life.segments, [*ends, life.end], strict=True)
-    return tuple(stretch for segment, end in pairs for stretch in _stretches_of(segment, end, plans[segment.plan_id]))
+    found = tuple(stretch for segment, end in pairs for stretch in _stretches_of(segment, end, plans[segment.plan_id]))
+    return found if not life.addons else tuple(_with_addons(found, life.addons))
+
+
+def _with_addons(found: tuple[Stretch, ...], holds: tuple[Hold, ...]) -> Iterator[Stretch]:
+    in_force = [piece for hold in holds for piece in pieces(hold, found)]
+    for stretch in found:
+        yield replace(stretch, addons=tuple(one for one in in_force if _lies_in(one, stretch)))
+
+
+def _lies_in(piece: Piece, stretch: Stretch) -> bool:
+    return stretch.start <= piece.start and (stretch.end is None or piece.start < stretch.end)
 
 
 def stretch_at(found: tuple[Stretch, ...], at: datetime) -> int:

@@ -1,12 +1,15 @@
 """Who bought what, from when to when, and the API keys that came with it."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import JSON, Column
+from sqlalchemy import JSON, Column, Index, text
 from sqlmodel import Field, SQLModel
 
 from farebox_portal.db import UTCDateTime
+
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+"""In `invoice_due_at`: something changed, so look before any date comes."""
 
 
 class Subscription(SQLModel, table=True):
@@ -26,6 +29,12 @@ class Subscription(SQLModel, table=True):
     active_to: datetime | None = Field(default=None, sa_type=UTCDateTime)
     billing_anchor: datetime = Field(sa_type=UTCDateTime)
     payment_status: str = "not_required"
+    # From then on it is refused, as it is not paid; null: it is not. `uncollectible` is refused at any time.
+    payment_refused_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    # When the invoicing run looks at it next; null: there is nothing left to invoice. Whatever changes what is charged
+    # sets AT_ONCE in its transaction. `invoiced_to`: up to when it has been looked at.
+    invoice_due_at: datetime | None = Field(default=AT_ONCE, sa_type=UTCDateTime, index=True)
+    invoiced_to: datetime | None = Field(default=None, sa_type=UTCDateTime)
     metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
@@ -54,6 +63,57 @@ class SegmentRow(SQLModel, table=True):
     # As a fraction ("7/10"): how much of the most used allowance was gone. For a change at once it is computed when it
     # is ordered, so that late usage does not alter the credit that was promised; null: it is still to come.
     used_share: str | None = None
+
+
+class SubscriptionAddon(SQLModel, table=True):
+    """That a subscription has, had or will have an add-on version, from its order to its end; what is ordered again
+    after that is another row. How many of it say the rows of `QuantityRow`.
+    """
+
+    __tablename__ = "subscription_addons"
+
+    id: str = Field(primary_key=True)
+    subscription_id: str = Field(foreign_key="subscriptions.id", index=True)
+    addon_id: str = Field(foreign_key="addons.id")
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class QuantityRow(SQLModel, table=True):
+    """From `starts_at` on so many of the add-on were ordered; 0: none."""
+
+    __tablename__ = "subscription_addon_quantities"
+
+    subscription_addon_id: str = Field(primary_key=True, foreign_key="subscription_addons.id")
+    starts_at: datetime = Field(primary_key=True, sa_type=UTCDateTime)
+    quantity: int
+
+
+class Redemption(SQLModel, table=True):
+    """A coupon that a subscription has redeemed. It reduces what is invoiced in [starts_at, ends_at).
+
+    `is_standing`: it may still reduce something, as far as anybody has looked; of a subscription at most one does.
+    `used_on`: the invoice on which a coupon of duration `once` was used up.
+    """
+
+    __tablename__ = "coupon_redemptions"
+    __table_args__ = (
+        Index(
+            "coupon_redemptions_standing",
+            "subscription_id",
+            unique=True,
+            sqlite_where=text("is_standing"),
+            postgresql_where=text("is_standing"),
+        ),
+    )
+
+    subscription_id: str = Field(primary_key=True, foreign_key="subscriptions.id")
+    coupon_id: str = Field(primary_key=True, foreign_key="coupons.id", index=True)
+    redeemed_at: datetime = Field(sa_type=UTCDateTime)
+    starts_at: datetime = Field(sa_type=UTCDateTime)
+    ends_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    used_on: str | None = None
+    is_standing: bool = True
 
 
 class ApiKey(SQLModel, table=True):

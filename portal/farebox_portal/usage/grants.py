@@ -2,15 +2,20 @@
 
 A plan is a list of phases, a phase a list of rate cards. A card grants the feature that it names by its entitlement
 template; one that prices usage of a metered feature without a template lets it be used without limit.
+
+An add-on's cards grant beside those: its limits count as often as there are of it, and add to the plan's. What was used
+counts on when a limit changes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from farebox_portal.catalog.plan_document import UNITS_MAX
 from farebox_portal.catalog.tables import Feature, Plan
 from farebox_portal.pricing.period import Period, period_at
+from farebox_portal.subscriptions.addon_holds import Piece
 from farebox_portal.subscriptions.stretches import Stretch, phases, stretch_at
 
 
@@ -24,6 +29,8 @@ class Allowance:
     soft: bool  # may be overrun
     cadence: str  # ISO duration of its period, see pricing.period
     filters: Mapping[str, Any]  # only usage with these dimensions counts; empty = all of the meter
+    priority: int = 1  # burns in this order beside what was granted; see pricing.grants
+    preserve_overage: bool = False  # what was used beyond it is taken from the next period's
 
     @property
     def id(self) -> str:
@@ -53,36 +60,52 @@ def phase_at(plan: Plan, started: datetime, at: datetime) -> tuple[Mapping[str, 
     )
 
 
-def grants(plan: Plan, phase: Mapping[str, Any], features: Mapping[str, Feature]) -> Grants:
-    """What the phase grants. `features` by key; a card that names none of them only bills."""
+def grants(
+    plan: Plan, phase: Mapping[str, Any], features: Mapping[str, Feature], addons: Sequence[Piece] = ()
+) -> Grants:
+    """What the phase grants, and these add-ons. `features` by key; a card that names none of them only bills."""
     allowances: dict[str, Allowance] = {}
     configs: dict[str, Any] = {}
-    for card in phase["rateCards"]:
-        feature = features.get(card.get("featureKey") or card["key"])
-        if feature is None:
-            continue
-        template = card.get("entitlementTemplate")
-        if template is None:
-            if card["type"] == "usage_based" and feature.meter_slug is not None:
-                allowances[feature.key] = _allowance(plan, card, feature, {"isSoftLimit": True})
-        elif template["type"] == "metered":
-            if feature.meter_slug is not None:
-                allowances[feature.key] = _allowance(plan, card, feature, template)
-        else:
-            configs[feature.key] = template.get("config") if template["type"] == "static" else None
+    for cards, quantity in [(phase["rateCards"], 1), *((one.hold.addon.rate_cards, one.quantity) for one in addons)]:
+        for card in cards:
+            feature = features.get(card.get("featureKey") or card["key"])
+            if feature is None:
+                continue
+            template = card.get("entitlementTemplate")
+            if template is None and card["type"] == "usage_based":
+                template = {"type": "metered", "isSoftLimit": True}
+            if template is None:
+                continue
+            if template["type"] != "metered":
+                configs[feature.key] = template.get("config") if template["type"] == "static" else None
+            elif feature.meter_slug is not None:
+                more = _allowance(plan, card, feature, template, quantity)
+                allowances[feature.key] = _together(allowances.get(feature.key), more)
     return Grants(tuple(allowances[key] for key in sorted(allowances)), configs)
 
 
-def _allowance(plan: Plan, card: Mapping[str, Any], feature: Feature, template: Mapping[str, Any]) -> Allowance:
+def _together(one: Allowance | None, more: Allowance) -> Allowance:
+    """Both, of the same kind of period: see `catalog.addon_rules`."""
+    if one is None:
+        return more
+    limit = None if one.limit is None or more.limit is None else min(one.limit + more.limit, UNITS_MAX)
+    return replace(one, limit=limit, soft=one.soft or more.soft)
+
+
+def _allowance(
+    plan: Plan, card: Mapping[str, Any], feature: Feature, template: Mapping[str, Any], quantity: int
+) -> Allowance:
     assert feature.meter_slug is not None
     limit = template.get("issueAfterReset")
     return Allowance(
         feature_key=feature.key,
         meter=feature.meter_slug,
-        limit=None if limit is None else int(limit),
+        limit=None if limit is None else min(int(limit) * quantity, UNITS_MAX),
         soft=bool(template.get("isSoftLimit")) or limit is None,
         cadence=template.get("usagePeriod") or card.get("billingCadence") or plan.billing_cadence,
         filters=feature.filters or {},
+        priority=template.get("issueAfterResetPriority") or 1,
+        preserve_overage=bool(template.get("preserveOverageAtReset")),
     )
 
 
@@ -90,9 +113,9 @@ def _allowance(plan: Plan, card: Mapping[str, Any], feature: Feature, template: 
 
 
 def granted_at(life: tuple[Stretch, ...], at: datetime, features: Mapping[str, Feature]) -> Grants:
-    """What the stretch grants that is in force."""
+    """What the stretch grants that is in force, with its add-ons of that instant."""
     stretch = life[stretch_at(life, at)]
-    return grants(stretch.plan, stretch.phase, features)
+    return grants(stretch.plan, stretch.phase, features, stretch.addons_at(at))
 
 
 def counted_from(
@@ -101,15 +124,23 @@ def counted_from(
     """Since when usage counts against an allowance that is in force at `at`; None: since ever.
 
     A change that brings fresh allowances begins to count anew, and so does a phase that allows another amount. A pause,
-    a phase that allows the same, and a change that keeps what was used go on counting.
+    a phase that allows the same, more or fewer add-ons, and a change that keeps what was used go on counting.
     """
+    now = life[stretch_at(life, at)]
+    of_plan = _of_plan(now, allowance.id, features)
     for place in range(stretch_at(life, at), 0, -1):
         stretch, before = life[place], life[place - 1]
         if stretch.is_fresh:
             return stretch.start
-        if stretch.is_next_phase and allowance not in grants(before.plan, before.phase, features).allowances:
+        if stretch.is_next_phase and _of_plan(before, allowance.id, features) != of_plan:
             return stretch.start
     return None
+
+
+def _of_plan(stretch: Stretch, allowance_id: str, features: Mapping[str, Feature]) -> Allowance | None:
+    """What of an allowance the plan gives, without add-ons."""
+    granted = grants(stretch.plan, stretch.phase, features).allowances
+    return next((allowance for allowance in granted if allowance.id == allowance_id), None)
 
 
 def allowance_period(

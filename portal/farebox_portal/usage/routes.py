@@ -19,9 +19,11 @@ from farebox_portal.pages import Listing, PageDep, listing
 from farebox_portal.problems import RESPONSES
 from farebox_portal.usage import gateways
 from farebox_portal.usage.access import UsageDocument, usage_document
+from farebox_portal.usage.grant_routes import router as grant_router
 from farebox_portal.usage.query import Question, as_csv, as_document, query_meter
 
 router = APIRouter(prefix="/v1", dependencies=[AdminOnly], route_class=JsonRoute, responses=RESPONSES, tags=["usage"])
+router.include_router(grant_router)
 
 LIST_MAX = 100
 _DIMENSION = "filterGroupBy["

@@ -124,7 +124,7 @@ def test_deaths_of_different_children_are_counted_apart(watched: Watched) -> Non
 
 def test_stopping_leaves_no_process(stack: Stack) -> None:
     pids = [child.pid for child in stack.children.values() if child.pid is not None]
-    assert len(pids) == 5
+    assert len(pids) == 6
     assert all(map(is_running, pids))
     stack.stop()
     assert not any(map(is_running, pids))
@@ -135,7 +135,7 @@ def test_the_gateway_is_stopped_first_and_the_store_last(stack: Stack, monkeypat
     stop = Child.stop
     monkeypatch.setattr(Child, "stop", lambda child, grace_s: (order.append(child.name), stop(child, grace_s)))
     stack.stop()
-    assert order == ["envoy", "plugin", "portal", "upstream", "valkey"]
+    assert order == ["envoy", "plugin", "portal", "payments", "upstream", "valkey"]
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def seeded(stack: Stack) -> Stack:
         name: DemoCustomer(f"{name}@example.com", f"key-{name}", "s") for name in ("free", "pro", "ai", "credits")
     }
     stack.secrets = Secrets("admin", "plugin", customers)
-    stack.ports = {"gateway": 1, "portal": 2, "upstream": 3, "envoy admin": 4}
+    stack.ports = {"gateway": 1, "portal": 2, "upstream": 3, "envoy admin": 4, "payments": 5}
     return stack
 
 
@@ -154,12 +154,12 @@ def test_the_json_line_has_everything_a_program_needs(seeded: Stack, capsys: pyt
     assert out.count("\n") == 1
     document: dict[str, Any] = json.loads(out)
     pids = document.pop("pids")
-    assert set(pids) == {"valkey", "portal", "plugin", "upstream", "envoy"}
+    assert set(pids) == {"valkey", "payments", "portal", "plugin", "upstream", "envoy"}
     assert all(map(is_running, pids.values()))
     assert document == {
         "gateway": "http://127.0.0.1:1",
         "portal": "http://127.0.0.1:2",
-        "payments": None,
+        "payments": "http://127.0.0.1:5",
         "upstream": "http://127.0.0.1:3",
         "envoyAdmin": "http://127.0.0.1:4",
         "adminToken": "admin",

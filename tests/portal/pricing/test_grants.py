@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farebox_portal.pricing.grants import Grant, Reset, Usage, balance, burn_order, expiry, issue_after_reset
+from farebox_portal.pricing.grants import (
+    Grant,
+    Reset,
+    Usage,
+    balance,
+    burn_order,
+    changes,
+    effective_since,
+    expiry,
+    issue_after_reset,
+)
 
 START = datetime(2026, 1, 31, tzinfo=UTC)
 
@@ -72,6 +82,37 @@ def test_a_recurring_grant_is_whole_again_on_its_day_and_nothing_of_it_rolls_ove
     assert left([grant], [(1, 40), (28, 10)], at=59) == {"g": 100}
     assert balance([grant], [Usage(day(1), 130)], [], day(28)).left == {"g": 70}
     assert left([a_grant(recurs="P1M", expires_at=day(28))], [], at=28) == {}
+
+
+def test_it_may_recur_on_another_day_than_it_began() -> None:
+    grant = a_grant(effective_at=day(3), recurs="P1W", recurs_from=day(-2), expires_at=day(19))
+    assert list(changes(grant, day(90))) == [day(3), day(5), day(12), day(19)]
+    assert list(changes(grant, day(11))) == [day(3), day(5)]
+    assert list(changes(a_grant(voided_at=day(2)), day(90))) == [START, day(2)]
+    assert list(changes(a_grant(effective_at=day(5), voided_at=day(2)), day(90))) == []
+
+
+@pytest.mark.parametrize("at", [0, 4, 5, 11, 12, 15])
+def test_for_who_asks_of_later_times_the_recurrences_before_do_not_matter(at: int) -> None:
+    grant = a_grant(effective_at=day(3), recurs="P1W", recurs_from=day(-2))
+    later = effective_since(grant, day(at))
+    assert later.effective_at == day(max(3, (at + 2) // 7 * 7 - 2))
+    assert [when for when in changes(later, day(60)) if when > day(at)] == [
+        when for when in changes(grant, day(60)) if when > day(at)
+    ]
+
+
+def test_a_fresh_beginning_forgives_overage_and_leaves_grants_alone() -> None:
+    grant = a_grant(rollover_max=10)
+    assert left([grant], [(1, 40)], [Reset(day(5), is_fresh=True)]) == {"g": 60}
+    found = balance([grant], [Usage(day(1), 130)], [Reset(day(5), is_fresh=True)], day(5))
+    assert (found.left, found.overage, found.dropped) == ({"g": 0}, 0, 30)
+
+
+@pytest.mark.parametrize(("is_fresh", "expected"), [(False, 20), (True, 0)])
+def test_what_may_have_been_used_is_taken_as_used(is_fresh: bool, expected: int) -> None:
+    grant = a_grant(rollover_min=20, rollover_max=90)
+    assert left([grant], [(1, 40)], [Reset(day(5), is_fresh=is_fresh, is_used_up=True)]) == {"g": expected}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from farebox_portal.pricing.card import RateCard
 from farebox_portal.pricing.conversion import Conversion
 from farebox_portal.pricing.line import Line, Reduction
-from farebox_portal.pricing.money import currency
+from farebox_portal.pricing.money import currency, share_of
 from farebox_portal.pricing.period import Period
 from farebox_portal.pricing.price import Flat, Graduated, Package, Price, Unit, Volume
 from farebox_portal.pricing.rate import LINE_STEPS, QUANTITY_STEPS, Charge, rate
@@ -161,6 +161,28 @@ def test_before_the_period_is_over_neither_the_minimum_nor_a_fee_in_arrears_is_d
     assert lines(Flat(D(9), "in_arrears"), "0", over=False) == ()
     assert total(lines(Flat(D(9), "in_arrears"), "0")) == 900
     assert total(lines(Flat(D(9)), "0", over=False)) == 900
+
+
+def test_so_many_of_a_fee_are_one_line() -> None:
+    (line,) = rate(Charge(a_card(Flat(D("9.99"))), USD, NOVEMBER, count=3, share=Fraction(1, 2)), D(0))
+    assert (line.quantity, line.unit_amount, line.gross_minor) == (D(3), D("9.99"), 1499)
+    (usage,) = rate(Charge(a_card(Unit(D("9.99"))), USD, NOVEMBER, count=3), D(1))
+    assert usage.gross_minor == 999, "a price by usage has no quantity but what was used"
+
+
+@given(
+    st.decimals("0.0001", 1000, places=4),
+    st.lists(st.tuples(st.integers(1, 9), st.fractions(0, 1, max_denominator=97)), min_size=1, max_size=6),
+)
+def test_fees_of_one_period_that_know_of_each_other_add_up_to_the_whole(
+    amount: Decimal, pieces: list[tuple[int, Fraction]]
+) -> None:
+    earlier, charged = Fraction(0), 0
+    for count, share in pieces:
+        charge = Charge(a_card(Flat(amount)), USD, NOVEMBER, share=share, count=count, earlier=earlier)
+        charged += total(rate(charge, D(0)))
+        earlier += count * share
+    assert charged == share_of(1, Fraction(amount) * 100 * earlier, USD)
 
 
 def test_of_a_fee_only_the_share_served_is_due_and_of_usage_everything() -> None:

@@ -6,6 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
+from builders.addons import an_addon_document
 from builders.documents import a_card, a_plan, faults
 from builders.portal import a_batch, an_event
 from farebox_portal.app import create_app
@@ -81,6 +82,23 @@ def test_an_advance_lets_everything_come_due_in_order(ahead: TestClient, clock: 
     assert [one["kind"] for one in advance(ahead, to="2026-06-01T00:00:00Z")["happened"]] == ["end"]
     assert ahead.get(path).json()["status"] == "inactive"
     assert ahead.get("/v1/audit?action=clock.advance").json()["totalCount"] == 2
+
+
+def test_more_and_fewer_of_an_addon_come_due_too_and_its_end_is_the_subscription_s(ahead: TestClient) -> None:
+    addon = ahead.post("/v1/addons", json=an_addon_document()).json()["id"]
+    ahead.post(f"/v1/addons/{addon}/publish")
+    plan = ahead.get("/v1/plans/free").json()["id"]
+    ahead.post(f"/v1/plans/{plan}/addons", json={"addon": {"key": "seats"}, "fromPlanPhase": "default"})
+    path = f"/v1/subscriptions/{subscribe(ahead, 'free')['id']}"
+    order = {"addon": {"key": "seats"}, "quantity": 2, "timing": "2026-02-10T00:00:00Z"}
+    hold = ahead.post(f"{path}/addons", json=order).json()["id"]
+    ahead.patch(f"{path}/addons/{hold}", json={"quantity": 1, "timing": "2026-02-20T00:00:00Z"})
+    ahead.post(f"{path}/cancel", json={"timing": "2026-03-01T00:00:00Z"})
+    assert [(one["kind"], one["at"]) for one in advance(ahead, by="P2M")["happened"]] == [
+        ("addon", "2026-02-10T00:00:00Z"),
+        ("addon", "2026-02-20T00:00:00Z"),
+        ("end", "2026-03-01T00:00:00Z"),
+    ]
 
 
 @pytest.mark.parametrize(

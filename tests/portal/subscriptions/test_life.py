@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farebox_portal.catalog.tables import Addon
 from farebox_portal.errors import Conflict
+from farebox_portal.subscriptions.addon_holds import Hold, Order
 from farebox_portal.subscriptions.life import (
     STATES,
     TABLE,
@@ -15,12 +17,14 @@ from farebox_portal.subscriptions.life import (
     Change,
     Command,
     Delete,
+    HaveAddon,
     Life,
     Pause,
     Restore,
     Resume,
     Segment,
     State,
+    UnscheduleAddon,
     UnscheduleCancelation,
     UnscheduleChange,
     apply,
@@ -44,6 +48,28 @@ def taken(life: Life, command: Command, now: datetime = NOW) -> Life:
     return after
 
 
+ADDON = Addon(
+    id="seats",
+    key="seats",
+    version=1,
+    name="Seats",
+    instance_type="multiple",
+    currency="USD",
+    rate_cards=[],
+    created_at=START,
+    updated_at=START,
+)
+
+
+def a_hold(*orders: tuple[datetime, int]) -> Hold:
+    return Hold("hold", ADDON, tuple(Order(at, quantity) for at, quantity in orders))
+
+
+def with_plans(life: Life) -> Life:
+    """And an add-on that there will be more of."""
+    return replace(life, addons=(a_hold((START, 1), (LATEST, 2)),))
+
+
 LIVES: dict[State, Life] = {
     "scheduled": begun(LATER, LATER, "free"),
     "active": ACTIVE,
@@ -60,6 +86,8 @@ COMMANDS: dict[type[Command], Callable[[datetime], Command]] = {
     Pause: Pause,
     Resume: Resume,
     Delete: lambda _: Delete(),
+    HaveAddon: lambda at: HaveAddon(a_hold((at, 1))),
+    UnscheduleAddon: lambda _: UnscheduleAddon("hold"),
 }
 NOTHING_TO_TAKE_BACK = {"cancelation_not_scheduled", "change_not_scheduled", "nothing_scheduled"}
 
@@ -82,7 +110,7 @@ def test_a_life_is_in_the_state_that_its_name_says(state: State) -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_every_command_in_every_state_does_what_the_table_says(kind: type[Command], state: State) -> None:
     cell = TABLE[kind][STATES.index(state)]
-    life = LIVES[state]
+    life = with_plans(LIVES[state])
     found = {tried(life, COMMANDS[kind](max(at, life.start))) for at in (NOW, LATER + DAY)}
     if isinstance(cell, str):
         assert found == {cell}
@@ -101,9 +129,18 @@ def test_every_result_that_the_table_promises_can_be_had() -> None:
     ]
     for kind, cells in TABLE.items():
         for state, cell in zip(STATES, cells, strict=True):
-            lives = [life for life in planned if life.state(NOW) == state]
+            lives = [with_plans(life) for life in planned if life.state(NOW) == state]
             found = {tried(life, COMMANDS[kind](max(at, life.start))) for life in lives for at in (NOW, LATER + DAY)}
             assert found >= (cell if not isinstance(cell, str) else {cell}), (kind.__name__, state)
+
+
+def test_an_addon_takes_the_place_of_what_was_held_under_its_id_and_goes_when_nothing_of_it_is_ordered() -> None:
+    life = taken(taken(ACTIVE, HaveAddon(a_hold((NOW, 1)))), HaveAddon(replace(a_hold((LATER, 2)), id="other")))
+    assert [hold.id for hold in life.addons] == ["hold", "other"]
+    life = taken(life, HaveAddon(a_hold((NOW, 5))))
+    assert [hold.orders[0].quantity for hold in life.addons] == [5, 2], "the oldest first"
+    assert [hold.id for hold in taken(life, UnscheduleAddon("other")).addons] == ["hold"]
+    assert taken(life, Cancel(LATEST)).addons == life.addons, "what ends by the end comes back with it"
 
 
 def test_the_last_word_counts() -> None:

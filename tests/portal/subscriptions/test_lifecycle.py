@@ -45,6 +45,7 @@ def test_a_subscription_begins_at_once_and_brings_a_key(shop: TestClient, engine
         "billingCadence": "P1M",
         "currentPeriod": {"from": "2026-01-31T10:00:00Z", "to": "2026-02-28T10:00:00Z"},
         "currency": "USD",
+        "addons": [],
         "scheduled": [],
         "paymentStatus": "not_required",
         "metadata": {"order": 7},

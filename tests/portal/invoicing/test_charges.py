@@ -4,7 +4,7 @@ import pytest
 from sqlmodel import Session
 
 from builders.subscriptions import APRIL, an_order
-from farebox_portal.quotes.charges import Due, charges
+from farebox_portal.invoicing.charges import Due, charges
 from farebox_portal.subscriptions import lifecycle
 from farebox_portal.subscriptions.lifecycle import PauseInput
 from farebox_portal.subscriptions.rows import read_life, read_plans

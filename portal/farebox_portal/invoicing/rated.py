@@ -8,21 +8,22 @@ from sqlmodel import Session
 
 from farebox_portal.catalog.tables import Feature
 from farebox_portal.clock import Timeline, to_ms
+from farebox_portal.invoicing.charges import Due
 from farebox_portal.pricing.line import Line
 from farebox_portal.pricing.money import currency
 from farebox_portal.pricing.part import ZERO
 from farebox_portal.pricing.rate import Charge, rate
-from farebox_portal.quotes.charges import Due
 from farebox_portal.usage.totals import Span, meter_total, totals
 
 
 @dataclass(frozen=True)
 class Rated:
-    """A charge and its lines; `meter` where it is charged by usage."""
+    """A charge and its lines; `meter` and its `quantity` where it is charged by usage."""
 
     due: Due
     lines: tuple[Line, ...]
     meter: str | None
+    quantity: int = 0
 
     @property
     def amount_minor(self) -> int:
@@ -54,16 +55,18 @@ def rate_all(
             start, end = timeline.wall(served.start), timeline.wall(served.end)
             found[place] = meter_total(session, span.subscription_id, span.meter, start, end, filters)
     return [
-        Rated(due, _lines(due, found.get(place, 0)), None if feature is None else feature.meter_slug)
-        for place, ((_, due), feature) in enumerate(zip(dues, meters, strict=True))
+        Rated(due, lines_of(due, quantity), None if feature is None else feature.meter_slug, quantity)
+        for (_, due), feature, quantity in zip(dues, meters, (found.get(at, 0) for at in range(len(dues))), strict=True)
     ]
 
 
-def _lines(due: Due, quantity: int) -> tuple[Line, ...]:
+def lines_of(due: Due, quantity: Decimal | int) -> tuple[Line, ...]:
+    """Of the whole charge: as if its period were over."""
     service = due.service
     if due.is_by_usage:
         return rate(Charge(due.card, currency(due.plan.currency), service.served), Decimal(quantity))
-    return rate(Charge(due.card, currency(due.plan.currency), service.served, share=service.share), ZERO)
+    fee = Charge(due.card, currency(due.plan.currency), service.served, True, service.share, due.count, due.earlier)
+    return rate(fee, ZERO)
 
 
 def _meter(due: Due, features: Mapping[str, Feature]) -> Feature | None:

@@ -1,0 +1,262 @@
+"""What an operator, or a payment, does to an invoice. Each step is one transaction under the customer's lock, stands in
+the table of `status.py`, moves money in the ledger, and is written into the audit log.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from farebox_portal import audit
+from farebox_portal.customers.tables import Customer
+from farebox_portal.errors import Conflict, NotFound
+from farebox_portal.invoicing import ledger, standing
+from farebox_portal.invoicing.books import Book, Shelf, read_books
+from farebox_portal.invoicing.close import close_books, issue_draft, rate_books, take
+from farebox_portal.invoicing.compose import NOTHING
+from farebox_portal.invoicing.paper import read_paper
+from farebox_portal.invoicing.status import after
+from farebox_portal.invoicing.steps import Kind, Step
+from farebox_portal.invoicing.tables import CreditRow, Invoice, InvoiceLine
+from farebox_portal.invoicing.terms import Terms
+from farebox_portal.invoicing.write import Work, write
+from farebox_portal.pricing.period import Period
+from farebox_portal.subscriptions.tables import AT_ONCE, Redemption, Subscription
+
+
+def get(session: Session, id_or_number: str) -> Invoice:
+    """Raises NotFound."""
+    found = session.get(Invoice, id_or_number)
+    if found is None:
+        found = session.exec(select(Invoice).where(Invoice.number == id_or_number)).first()
+    if found is None:
+        raise NotFound("There is no such invoice.", code="invoice_not_found")
+    return found
+
+
+def lines_of(session: Session, invoice: Invoice) -> Sequence[InvoiceLine]:
+    """In order."""
+    rows = select(InvoiceLine).where(InvoiceLine.invoice_id == invoice.id).order_by(col(InvoiceLine.position))
+    return session.exec(rows).all()
+
+
+def lock(session: Session, invoice: Invoice) -> None:
+    """Nobody else invoices or pays for this customer until the transaction ends."""
+    session.exec(select(Customer.id).where(Customer.id == invoice.customer_id).with_for_update()).one()
+    session.refresh(invoice)
+
+
+def finalize(session: Session, invoice: Invoice, terms: Terms, now: datetime) -> Invoice:
+    """Issue a draft at once, with what was used until now; or release one that was held.
+
+    Raises Conflict when it was issued already; so do all steps for what their state does not allow.
+    """
+    lock(session, invoice)
+    before = invoice.status
+    after(before, "issue")
+    work = Work(now, terms)
+    if before == "draft":
+        (book,) = _books(session, invoice, terms, now)
+        step = _step_of(invoice, terms)
+        rated = _rate(session, book)
+        issue_draft(book, step, rated, work)
+    else:
+        paper = read_paper(invoice, lines_of(session, invoice))
+        paper.columns["status"] = after(before, "issue")
+        work.issue(paper, session.get_one(Customer, invoice.customer_id))
+        work.put(paper)
+    write(session, work)
+    session.refresh(invoice)
+    _note(session, "finalize", invoice, before, now)
+    return invoice
+
+
+def pay(session: Session, invoice: Invoice, terms: Terms, now: datetime, reference: str | None = None) -> Invoice:
+    """All that is outstanding was received, by bank transfer or by whatever else the provider `manual` means.
+
+    What a pause or a change of plan was to give back of its fees, and could not before they were paid, is given now.
+    """
+    lock(session, invoice)
+    before = invoice.status
+    invoice.status = after(before, "pay")
+    owed = ledger.receivable(invoice.customer_id)
+    occasion = _occasion(invoice, f"pay@{invoice.paid_minor}", now)
+    rows = occasion.move(invoice.outstanding_minor, to="cash", from_=owed)
+    if before == "uncollectible":
+        rows += occasion.move(invoice.outstanding_minor, to=owed, from_="loss")
+    ledger.put(session, rows)
+    invoice.paid_minor += invoice.outstanding_minor
+    invoice.paid_at = now
+    _stepped(session, "pay", invoice, before, now, {"reference": reference} if reference else {})
+    _give_back(session, invoice, terms, now)
+    return invoice
+
+
+def note_failure(session: Session, invoice: Invoice, now: datetime, detail: str) -> None:
+    """A try to collect it definitely failed. The days of grace begin with the first one."""
+    lock(session, invoice)
+    invoice.failed_at = invoice.failed_at or now
+    _stepped(session, "payment_failed", invoice, invoice.status, now, {"detail": detail})
+
+
+def bill(session: Session, row: Subscription, terms: Terms, now: datetime) -> None:
+    """What is due of this one subscription is invoiced now, and not when the run gets to it."""
+    work = Work(now, terms)
+    close_books(session, read_books(session, [row], terms, now, Shelf()), work)
+    write(session, work)
+    session.expire(row)
+
+
+def mark_uncollectible(session: Session, invoice: Invoice, now: datetime) -> Invoice:
+    """It was given up: the subscription has no access until it is paid, or voided."""
+    lock(session, invoice)
+    before = invoice.status
+    invoice.status = after(before, "mark_uncollectible")
+    owed = ledger.receivable(invoice.customer_id)
+    occasion = _occasion(invoice, f"uncollectible@{invoice.credited_minor}", now)
+    ledger.put(session, occasion.move(invoice.outstanding_minor, to="loss", from_=owed))
+    invoice.uncollectible_at = now
+    return _stepped(session, "mark_uncollectible", invoice, before, now)
+
+
+def void(session: Session, invoice: Invoice, terms: Terms, now: datetime, *, rebill: bool = False) -> Invoice:
+    """As if it had never been issued: credits that paid a part are there again, and nothing of it is owed.
+
+    What was on it is waived: no other invoice charges it. With `rebill` another invoice with the same charges, rated
+    anew, is made at once. Returns the voided one.
+    """
+    lock(session, invoice)
+    before = invoice.status
+    invoice.status = after(before, "void")
+    if rebill:
+        _require_recent(session, invoice, terms, now)
+    ledger.put(session, ledger.reversed_entries(session, invoice, _occasion(invoice, "void", now)))
+    invoice.voided_at = now
+    invoice.is_rebilled = rebill
+    session.add(invoice)
+    session.flush()
+    _restore_credits(session, invoice, terms, now)
+    _restore_coupon(session, invoice)
+    _stepped(session, "void", invoice, before, now, {"rebill": rebill})
+    if rebill:
+        _rebill(session, invoice, terms, now)
+    return invoice
+
+
+def mark_overdue(session: Session, now: datetime) -> int:
+    """Those whose due date has passed; how many. The days of grace begin with it."""
+    changed = (
+        update(Invoice)
+        .where(col(Invoice.status) == "issued", col(Invoice.due_at) <= now)
+        .values(status=after("issued", "expire"), updated_at=now)
+        .returning(col(Invoice.subscription_id))
+    )
+    owners = session.connection().execute(changed).scalars().all()
+    session.expire_all()
+    for subscription_id in sorted(set(owners)):
+        standing.tell(session, subscription_id)
+    return len(owners)
+
+
+# --- what they share -------------------------------------------------------------------------------------------------
+
+
+def _books(session: Session, invoice: Invoice, terms: Terms, now: datetime) -> list[Book]:
+    row = session.get_one(Subscription, invoice.subscription_id)
+    return read_books(session, [row], terms, now, Shelf())
+
+
+def _rate(session: Session, book: Book) -> Any:
+    wanted = [(book.subscription.id, due) for due in book.dues if due.is_by_usage]
+    return rate_books(session, wanted).get(book.subscription.id, {})
+
+
+def _step_of(invoice: Invoice, terms: Terms) -> Step:
+    """The step that made the invoice, as if the collection window were over."""
+    kind: Kind = invoice.kind  # type: ignore[assignment]  # that is where it came from
+    with_usage = kind in ("period", "final", "late")
+    period = Period(invoice.period_start, invoice.period_end)
+    return Step(invoice.closes_at + terms.window, invoice.closes_at, kind, with_usage, False, period)
+
+
+def _require_recent(session: Session, invoice: Invoice, terms: Terms, now: datetime) -> None:
+    (book,) = _books(session, invoice, terms, now)
+    known = {due.key for due in book.dues}
+    if any(line.charge_key not in known for line in lines_of(session, invoice)):
+        raise Conflict("Its charges are too old to be made anew.", code="invoice_too_old")
+
+
+def _rebill(session: Session, invoice: Invoice, terms: Terms, now: datetime) -> None:
+    (book,) = _books(session, invoice, terms, now)
+    work = Work(now, terms)
+    take(book, _step_of(invoice, terms), _rate(session, book), work)
+    write(session, work)
+
+
+def _give_back(session: Session, invoice: Invoice, terms: Terms, now: datetime) -> None:
+    """The run of this one subscription, looking back as far as the invoice does."""
+    started = [line.rated_start for line in lines_of(session, invoice) if line.kind == "fee"]
+    row = session.get_one(Subscription, invoice.subscription_id)
+    if not started or row.invoiced_to is None:
+        return
+    row.invoice_due_at = AT_ONCE
+    work = Work(now, terms)
+    close_books(session, read_books(session, [row], terms, now, Shelf(), min(started)), work)
+    write(session, work)
+
+
+def _restore_credits(session: Session, invoice: Invoice, terms: Terms, now: datetime) -> None:
+    """Less what was given back of it since, as it had been paid by these credits."""
+    (book,) = _books(session, invoice, terms, now)
+    used: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    for line in lines_of(session, invoice):
+        for one in line.reductions:
+            if one["kind"] == "credit" and one["source"]:
+                before = book.billed.get(line.charge_key, NOTHING)
+                gone = max(0, before.granted_minor - before.settled_minor - spent[line.charge_key])
+                kept = min(gone, one["amountMinor"])
+                spent[line.charge_key] += kept
+                used[one["source"]] += one["amountMinor"] - kept
+    for credit_id, amount_minor in used.items():
+        credit = session.get_one(CreditRow, credit_id)
+        credit.left_minor += amount_minor
+        session.add(credit)
+    session.flush()
+
+
+def _restore_coupon(session: Session, invoice: Invoice) -> None:
+    """One that this invoice used up is good for another one, unless there is a new one in its place."""
+    ours = select(Redemption).where(Redemption.subscription_id == invoice.subscription_id)
+    used = session.exec(ours.where(Redemption.used_on == invoice.id)).first()
+    if used is not None and session.exec(ours.where(col(Redemption.is_standing))).first() is None:
+        used.used_on, used.is_standing = None, True
+        session.add(used)
+        session.flush()
+
+
+def _occasion(invoice: Invoice, what: str, now: datetime) -> ledger.Occasion:
+    return ledger.Occasion(
+        f"{invoice.id}:{what}", invoice.currency, invoice.customer_id, invoice.subscription_id, invoice.id, now
+    )
+
+
+def _stepped(
+    session: Session, verb: str, invoice: Invoice, before: str, now: datetime, more: dict[str, Any] | None = None
+) -> Invoice:
+    invoice.updated_at = now
+    session.add(invoice)
+    session.flush()
+    standing.tell(session, invoice.subscription_id)
+    _note(session, verb, invoice, before, now, more)
+    return invoice
+
+
+def _note(
+    session: Session, verb: str, invoice: Invoice, before: str, now: datetime, more: dict[str, Any] | None = None
+) -> None:
+    after_ = {"status": invoice.status, "number": invoice.number} | (more or {})
+    audit.record(session, f"invoice.{verb}", "invoice", invoice.id, now, before={"status": before}, after=after_)

@@ -1,0 +1,102 @@
+"""Money that moves, in double entry: each entry takes an amount from one account and gives it to another.
+
+    receivable:CUSTOMER   what a customer owes us
+    credit:ID             what was given back and not used yet
+    revenue, tax, cash, loss
+
+    issued          receivable ← revenue, receivable ← tax; credit:ID ← revenue for what a credit paid
+    given back      revenue ← credit:ID
+    paid            cash ← receivable                 refunded   receivable ← cash
+    credit note     revenue ← receivable, tax ← receivable
+    given up        loss ← receivable                 voided     everything about the invoice the other way round
+
+An entry's `source` names its occasion, and it is unique: nothing moves twice.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from farebox_portal.invoicing.tables import Invoice, LedgerEntry
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """Why money moves, whose it is, and when."""
+
+    source: str
+    currency: str
+    customer_id: str
+    subscription_id: str
+    invoice_id: str | None
+    at: datetime
+
+    def move(self, amount_minor: int, *, to: str, from_: str) -> list[Row]:
+        """One entry; the other way round for an amount below 0, none for 0."""
+        if not amount_minor:
+            return []
+        debit, credit = (to, from_) if amount_minor > 0 else (from_, to)
+        row = {
+            "source": self.source,
+            "debit": debit,
+            "credit": credit,
+            "amount_minor": abs(amount_minor),
+            "currency": self.currency,
+            "customer_id": self.customer_id,
+            "subscription_id": self.subscription_id,
+            "invoice_id": self.invoice_id,
+            "at": self.at,
+        }
+        return [row]
+
+
+def receivable(customer_id: str) -> str:
+    return f"receivable:{customer_id}"
+
+
+def credit_account(credit_id: str) -> str:
+    return f"credit:{credit_id}"
+
+
+def issued(occasion: Occasion, total_minor: int, tax_minor: int, used: Iterable[tuple[str, int]]) -> list[Row]:
+    """`used`: (credit, amount) for each credit that paid a part."""
+    owed = receivable(occasion.customer_id)
+    rows = occasion.move(total_minor - tax_minor, to=owed, from_="revenue")
+    rows += occasion.move(tax_minor, to=owed, from_="tax")
+    for credit_id, amount_minor in used:
+        rows += occasion.move(amount_minor, to=credit_account(credit_id), from_="revenue")
+    return rows
+
+
+def given_back(occasion: Occasion, credit_id: str, amount_minor: int) -> list[Row]:
+    return occasion.move(amount_minor, to="revenue", from_=credit_account(credit_id))
+
+
+def put(session: Session, rows: Sequence[Row]) -> None:
+    session.add_all([LedgerEntry(**row) for row in rows])
+
+
+def reversed_entries(session: Session, invoice: Invoice, occasion: Occasion) -> list[Row]:
+    """What takes back everything that moved because of an invoice."""
+    found = session.exec(
+        select(LedgerEntry).where(LedgerEntry.invoice_id == invoice.id).order_by(col(LedgerEntry.number))
+    )
+    sums: Counter[tuple[str, str]] = Counter()
+    for entry in found:
+        sums[entry.debit, entry.credit] += entry.amount_minor
+    return [row for (debit, credit), total in sums.items() for row in occasion.move(total, to=credit, from_=debit)]
+
+
+def balances(entries: Iterable[LedgerEntry]) -> Counter[tuple[str, str]]:
+    """(account, currency) -> what was put in less what was taken out. All of a currency sum to 0."""
+    found: Counter[tuple[str, str]] = Counter()
+    for entry in entries:
+        found[entry.debit, entry.currency] += entry.amount_minor
+        found[entry.credit, entry.currency] -= entry.amount_minor
+    return found

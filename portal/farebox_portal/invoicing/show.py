@@ -1,0 +1,225 @@
+"""Invoices as documents: decimal strings in units of the currency, and links to what stands behind them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from farebox_portal.catalog.tables import Plan
+from farebox_portal.documents import Instant, Output
+from farebox_portal.invoicing.actions import lines_of
+from farebox_portal.invoicing.credit_notes import CreditNoteDocument, notes_of
+from farebox_portal.invoicing.credit_notes import show as show_note
+from farebox_portal.invoicing.sanity import REASONS
+from farebox_portal.invoicing.status import Status
+from farebox_portal.invoicing.steps import Kind
+from farebox_portal.invoicing.tables import Invoice, InvoiceLine
+from farebox_portal.pricing.money import Currency, currency, decimal_text
+from farebox_portal.subscriptions.document import PeriodDocument, PlanReference, refer
+
+
+class HeldReason(Output):
+    code: str
+    detail: str
+
+
+class ProviderReference(Output):
+    """Who collects it. `manual`: nobody but the operator, see `POST …/pay`."""
+
+    name: str
+    id: str | None = None
+    url: str | None = None
+
+
+class LineReduction(Output):
+    """`source`: the credit or the coupon, where it is one."""
+
+    kind: str
+    description: str
+    amount: str
+    source: str | None = None
+
+
+class LineTax(Output):
+    name: str
+    amount: str
+    is_inclusive: bool
+
+
+class InvoiceLineDocument(Output):
+    """`amount` is quantity × unitAmount × share, once rounded, less the reductions. `revision` above 0: a difference to
+    what earlier invoices charged for the same.
+    """
+
+    id: str
+    kind: str
+    description: str
+    quantity: str
+    unit_amount: str
+    share: str | None = None
+    amount: str
+    credited: str | None = None
+    tier: int | None = None
+    reductions: list[LineReduction] | None = None
+    taxes: list[LineTax] | None = None
+    period: PeriodDocument
+    plan: PlanReference
+    phase_key: str
+    rate_card_key: str
+    addon_id: str | None = None
+    feature_key: str | None = None
+    meter: str | None = None
+    revision: int
+    usage_url: str | None = None
+
+
+class InvoiceSummary(Output):
+    """`total` = `subtotal` + `tax` on top = `amountPaid` − `amountRefunded` + `amountCredited` + `amountDue`."""
+
+    id: str
+    number: str | None = None
+    kind: Kind
+    status: Status
+    reasons: list[HeldReason] | None = None
+    subscription_id: str
+    customer_id: str
+    currency: str
+    period: PeriodDocument
+    subtotal: str
+    tax: str
+    total: str
+    amount_paid: str
+    amount_credited: str
+    amount_refunded: str
+    amount_due: str
+    provider: ProviderReference
+    created_at: Instant
+    issued_at: Instant | None = None
+    due_at: Instant | None = None
+    paid_at: Instant | None = None
+    voided_at: Instant | None = None
+    sha256: Annotated[str | None, Field(description="Of the document")] = None
+
+
+class InvoiceDocument(InvoiceSummary):
+    """`documentUrl`: what was issued, to the byte. The others show it to people."""
+
+    lines: list[InvoiceLineDocument]
+    credit_notes: list[CreditNoteDocument] | None = None
+    document_url: str | None = None
+    page_url: str
+    pdf_url: str
+
+
+def every(
+    *, customer_id: str | None = None, subscription_id: str | None = None, status: Status | None = None
+) -> SelectOfScalar[Invoice]:
+    """The latest first."""
+    found = select(Invoice).order_by(
+        col(Invoice.created_at).desc(), col(Invoice.sequence).desc(), col(Invoice.id).desc()
+    )
+    if customer_id is not None:
+        found = found.where(Invoice.customer_id == customer_id)
+    if subscription_id is not None:
+        found = found.where(Invoice.subscription_id == subscription_id)
+    return found if status is None else found.where(Invoice.status == status)
+
+
+def summarize(invoice: Invoice) -> InvoiceSummary:
+    return InvoiceSummary(**_summary(invoice))
+
+
+def show(session: Session, invoice: Invoice) -> InvoiceDocument:
+    lines = lines_of(session, invoice)
+    plans = _plans(session, lines)
+    at = f"/v1/invoices/{invoice.id}"
+    notes = [show_note(invoice, note) for note in notes_of(session, invoice)]
+    of = currency(invoice.currency)
+    return InvoiceDocument(
+        **_summary(invoice),
+        lines=[show_line(line, plans[line.plan_id], of) for line in lines],
+        credit_notes=notes or None,
+        document_url=None if invoice.document is None else f"{at}/document",
+        page_url=f"{at}.html",
+        pdf_url=f"{at}.pdf",
+    )
+
+
+def show_line(line: InvoiceLine, plan: Plan, of: Currency) -> InvoiceLineDocument:
+    return InvoiceLineDocument(
+        id=line.id,
+        kind=line.kind,
+        description=line.description,
+        quantity=format(line.quantity, "f"),
+        unit_amount=format(line.unit_amount, "f"),
+        share=None if line.share == "1" else line.share,
+        amount=decimal_text(line.amount_minor, of),
+        credited=decimal_text(line.credited_minor, of) if line.credited_minor else None,
+        tier=line.tier,
+        reductions=[_reduction(one, of) for one in line.reductions] or None,
+        taxes=[_tax(one, of) for one in line.taxes] or None,
+        period=_period(line.period_start, line.period_end),
+        plan=refer(plan),
+        phase_key=line.phase_key,
+        rate_card_key=line.card_key,
+        addon_id=line.addon_id,
+        feature_key=line.feature_key,
+        meter=line.meter,
+        revision=line.revision,
+        usage_url=None if line.meter is None else f"/v1/invoices/{line.invoice_id}/lines/{line.id}/usage",
+    )
+
+
+def _summary(invoice: Invoice) -> dict[str, Any]:
+    of = currency(invoice.currency)
+    due_minor = invoice.outstanding_minor if invoice.status in ("issued", "overdue", "uncollectible") else 0
+    return {
+        "id": invoice.id,
+        "number": invoice.number,
+        "kind": invoice.kind,
+        "status": invoice.status,
+        "reasons": [HeldReason(code=code, detail=REASONS[code]) for code in invoice.reasons] or None,
+        "subscription_id": invoice.subscription_id,
+        "customer_id": invoice.customer_id,
+        "currency": of.code,
+        "period": _period(invoice.period_start, invoice.period_end),
+        "subtotal": decimal_text(invoice.subtotal_minor, of),
+        "tax": decimal_text(invoice.tax_minor, of),
+        "total": decimal_text(invoice.total_minor, of),
+        "amount_paid": decimal_text(invoice.paid_minor, of),
+        "amount_credited": decimal_text(invoice.credited_minor, of),
+        "amount_refunded": decimal_text(invoice.refunded_minor, of),
+        "amount_due": decimal_text(due_minor, of),
+        "provider": ProviderReference(name=invoice.provider, id=invoice.provider_id, url=invoice.provider_url),
+        "created_at": invoice.created_at,
+        "issued_at": invoice.issued_at,
+        "due_at": invoice.due_at,
+        "paid_at": invoice.paid_at,
+        "voided_at": invoice.voided_at,
+        "sha256": invoice.sha256,
+    }
+
+
+def _plans(session: Session, lines: Sequence[InvoiceLine]) -> Mapping[str, Plan]:
+    ids = {line.plan_id for line in lines}
+    return {plan.id: plan for plan in session.exec(select(Plan).where(col(Plan.id).in_(ids)))}
+
+
+def _period(start: datetime, end: datetime) -> PeriodDocument:
+    return PeriodDocument(from_=start, to=end)
+
+
+def _reduction(one: Mapping[str, Any], of: Currency) -> LineReduction:
+    return LineReduction(
+        kind=one["kind"],
+        description=one["description"],
+        amount=decimal_text(one["amountMinor"], of),
+        source=one["source"] or None,
+    )
+
+
+def _tax(one: Mapping[str, Any], of: Currency) -> LineTax:
+    return LineTax(name=one["name"], amount=decimal_text(one["amountMinor"], of), is_inclusive=one["isInclusive"])

@@ -1,0 +1,1 @@
+"""Money is collected: by a payment provider, or by hand."""

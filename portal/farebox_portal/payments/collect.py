@@ -1,0 +1,461 @@
+"""Invoices are collected: what is due is read, then step by step brought about at the provider, and what came of it
+written into our books.
+
+    lease the customer ── read ours ── read theirs ── next step ── … ── rest: merge ── when to look again
+
+`advance` is the only way in, whoever found out that something may have changed: the clock, a webhook, a person who came
+back from a page. It can be called at any time, any number of times. No transaction is open while the provider is asked.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Engine
+from sqlmodel import Session, col, or_, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from farebox_portal import audit
+from farebox_portal.customers.tables import Customer
+from farebox_portal.db import transaction
+from farebox_portal.invoicing import actions
+from farebox_portal.invoicing.minimum import minimum_minor
+from farebox_portal.invoicing.status import OPEN
+from farebox_portal.invoicing.tables import Invoice
+from farebox_portal.invoicing.terms import Terms
+from farebox_portal.payments import dunning
+from farebox_portal.payments.account import connected, note_fault
+from farebox_portal.payments.gateway import (
+    Busy,
+    Declined,
+    Gateway,
+    Lacking,
+    Line,
+    Missing,
+    Rejected,
+    RemoteInvoice,
+    Unauthorized,
+    Unknown,
+)
+from farebox_portal.payments.operations import Overtaken, Seen, perform, seen_of
+from farebox_portal.payments.payers import ensure_payer, is_by_hand, lease, payer_of, refresh, release
+from farebox_portal.payments.steps import Claim, Rest, Send, Stop, Wish, folded, next_step
+from farebox_portal.payments.tables import Collection, Payer, PaymentAccount
+from farebox_portal.pricing.money import currency
+
+log = structlog.get_logger(__name__)
+
+LEASE = timedelta(minutes=2)
+POLL = timedelta(minutes=10)
+BACK_OFF_MAX = timedelta(minutes=5)
+BROKEN = timedelta(minutes=5)
+ENROLLED_MAX = 200
+REJECTED_MAX = 3
+STEPS_MAX = 700
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What collecting needs."""
+
+    engine: Engine
+    gateway: Gateway
+    terms: Terms
+
+
+def enroll(engine: Engine, now: datetime) -> int:
+    """Take on what was issued since the account was connected, and look again at what was settled by hand; how many."""
+    with transaction(engine, read_only=True) as session:
+        account = connected(session)
+        if account is None:
+            return 0
+        new, settled = session.exec(_new(account)).all(), session.exec(_settled(now)).all()
+    if not new and not settled:
+        return 0
+    with transaction(engine) as session:
+        for invoice_id in new:
+            invoice = session.get_one(Invoice, invoice_id)
+            if session.get(Collection, invoice_id) is None:
+                _enroll(session, invoice, now)
+        for invoice_id in settled:
+            row = session.get_one(Collection, invoice_id)
+            row.look_at = row.updated_at = now
+            session.add(row)
+    return len(new) + len(settled)
+
+
+def _new(account: PaymentAccount) -> SelectOfScalar[str]:
+    return (
+        select(Invoice.id)
+        .outerjoin(Collection, col(Collection.invoice_id) == col(Invoice.id))
+        .where(col(Invoice.status).in_(OPEN), col(Invoice.issued_at) >= account.connected_at)
+        .where(col(Collection.invoice_id).is_(None))
+        .limit(ENROLLED_MAX)
+    )
+
+
+def _settled(now: datetime) -> SelectOfScalar[str]:
+    return (
+        select(Collection.invoice_id)
+        .join(Invoice, col(Invoice.id) == col(Collection.invoice_id))
+        .where(col(Collection.state).in_(("waiting", "failed", "action_required")))
+        .where(col(Invoice.status).in_(("paid", "void", "uncollectible")))
+        .where(or_(col(Collection.look_at).is_(None), col(Collection.look_at) > now))
+        .where(col(Collection.updated_at) < col(Invoice.updated_at))
+        .limit(ENROLLED_MAX)
+    )
+
+
+def _enroll(session: Session, invoice: Invoice, now: datetime) -> None:
+    customer = session.get_one(Customer, invoice.customer_id)
+    by_hand = is_by_hand(customer) or currency(invoice.currency).stripe_exponent is None
+    row = Collection(
+        invoice_id=invoice.id,
+        customer_id=invoice.customer_id,
+        state="done" if by_hand else "waiting",
+        look_at=None if by_hand else now,
+        pay_at=None if by_hand else now,
+        created_at=now,
+        updated_at=now,
+    )
+    session.add(row)
+    if not by_hand:
+        invoice.provider = "stripe"
+        session.add(invoice)
+    session.flush()
+
+
+def wake(session: Session, invoice_id: str, now: datetime) -> bool:
+    """Something happened to it: have it looked at. False: it is none of those that are collected."""
+    row = session.get(Collection, invoice_id)
+    if row is None:
+        return False
+    row.look_at = now
+    session.add(row)
+    return True
+
+
+def collect_due(desk: Desk, now: datetime) -> bool:
+    """One invoice; whether there may be more."""
+    with transaction(desk.engine, read_only=True) as session:
+        account = connected(session)
+        if account is None or account.status != "ready":
+            return False
+        free = or_(col(Payer.leased_until).is_(None), col(Payer.leased_until) <= now)
+        due = (
+            select(Collection.invoice_id)
+            .outerjoin(Payer, col(Payer.customer_id) == col(Collection.customer_id))
+            .where(col(Collection.look_at) <= now, free)
+            .order_by(col(Collection.look_at), col(Collection.invoice_id))
+            .limit(1)
+        )
+        invoice_id = session.exec(due).first()
+    if invoice_id is None:
+        return False
+    advance(desk, account, invoice_id, now)
+    return True
+
+
+def advance(desk: Desk, account: PaymentAccount, invoice_id: str, now: datetime) -> None:
+    """Bring it as far as it goes now. Does nothing while somebody else is at this customer."""
+    until = now + LEASE
+    with transaction(desk.engine, read_only=True) as session:
+        row = session.get(Collection, invoice_id)
+    if row is None or not lease(desk.engine, row.customer_id, now, until):
+        return
+    try:
+        with transaction(desk.engine) as session:
+            taken = session.get_one(Collection, invoice_id)
+            taken.look_at = until  # whoever has something new sets it back, and is not overwritten
+            session.add(taken)
+        _Run(desk, account, invoice_id, now, until).run()
+    finally:
+        release(desk.engine, row.customer_id, until)
+
+
+class _Run:
+    """One time that an invoice is advanced."""
+
+    def __init__(self, desk: Desk, account: PaymentAccount, invoice_id: str, now: datetime, until: datetime) -> None:
+        self.desk = desk
+        self.account = account
+        self.invoice_id = invoice_id
+        self.now = now
+        self.until = until
+        self.seen: Seen = {}
+        self.rejected: dict[str, int] = {}
+        self.guess: RemoteInvoice | None = None  # a draft as it must be after what was just added to it
+
+    def run(self) -> None:
+        for _ in range(STEPS_MAX):
+            try:
+                if not self._step():
+                    return
+            except (Unknown, Busy, Rejected) as failure:  # the last: while reading
+                self._later(failure.code)
+                return
+            except (Unauthorized, Lacking) as failure:  # nothing more is sent before somebody has mended the key
+                status = "unauthorized" if isinstance(failure, Unauthorized) else "lacking"
+                with transaction(self.desk.engine) as session:
+                    note_fault(session, status, failure.detail, self.now)
+                self._later(failure.code, BROKEN)
+                return
+        self._later("endless")
+
+    def _step(self) -> bool:
+        """Whether it goes on."""
+        claim = self._claim()
+        if claim is None:
+            return False
+        step = next_step(claim, [self.guess] if self.guess is not None else self._found(claim))
+        if isinstance(step, Send) and step.step != "line" and self.guess is not None:
+            self.guess = None  # nothing is final before it was read
+            return True
+        match step:
+            case Send():
+                return self._send(claim, step)
+            case Stop():
+                self._stop(step)
+                return False
+            case Rest():
+                return self._rest(claim, step)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def _claim(self) -> Claim | None:
+        """None: there is nothing to ask of the provider."""
+        with transaction(self.desk.engine) as session:
+            row = session.get_one(Collection, self.invoice_id)
+            invoice = session.get_one(Invoice, self.invoice_id)
+            wish = self._wish(session, row, invoice)
+            if wish is None:
+                return None
+            lines = _lines(session, invoice)
+            payer = payer_of(session, row.customer_id, self.now)
+            is_due = row.pay_at is not None and row.pay_at <= self.now and payer.method_id is not None
+            known = payer.provider_id
+        if known is None and wish == "collect":
+            known = ensure_payer(self.desk.engine, self.desk.gateway, self.account, row.customer_id, self.now)
+        # Without a customer nothing new is made; what there is, is that of one who was deleted there.
+        return self._claim_of(invoice, known or "", lines, wish, is_due=is_due)
+
+    def _claim_of(self, invoice: Invoice, customer: str, lines: tuple[Line, ...], wish: Wish, *, is_due: bool) -> Claim:
+        return Claim(
+            invoice_id=invoice.id,
+            instance=self.account.instance,
+            customer=customer,
+            number=invoice.number or invoice.id,
+            currency=invoice.currency,
+            lines=lines,
+            wish=wish,
+            is_due=is_due,
+        )
+
+    def _wish(self, session: Session, row: Collection, invoice: Invoice) -> Wish | None:
+        if row.state == "action_required" and row.failed_at and self.now >= dunning.ends_at(row.failed_at):
+            _give_up(session, row, invoice, self.now)
+        if invoice.status == "uncollectible":
+            return "collect" if row.pay_at is not None and row.pay_at <= self.now else "give_up"
+        if invoice.status in OPEN:
+            least = max(1, minimum_minor(currency(invoice.currency)))
+            if invoice.outstanding_minor >= least:
+                return "collect"
+            if row.provider_id is None:  # it is not worth a charge, and nothing else is to be done about it
+                row.look_at, row.fault, row.updated_at = None, "below_minimum", self.now
+                session.add(row)
+                return None
+            return "cancel"
+        return "keep" if row.state == "done" else "cancel"
+
+    def _found(self, claim: Claim) -> list[RemoteInvoice]:
+        with transaction(self.desk.engine, read_only=True) as session:
+            known = session.get_one(Collection, self.invoice_id).provider_id
+            self.seen = seen_of(session, self.invoice_id)
+        if known is None:
+            if not claim.customer:
+                return []
+            return self.desk.gateway.invoices(claim.customer, claim.instance, claim.invoice_id)
+        try:
+            return [self.desk.gateway.invoice(known)]
+        except Missing:  # a draft that somebody has deleted there
+            return []
+
+    # --- doing -------------------------------------------------------------------------------------------------------
+
+    def _send(self, claim: Claim, send: Send) -> bool:
+        name = f"{send.step}:{send.part}"
+        try:
+            done = perform(
+                self.desk.engine, self.desk.gateway, self.account.instance, self.invoice_id, send.step, send.request,
+                self.now, part=send.part, seen=self.seen,
+            )  # fmt: skip
+        except Overtaken:
+            self.guess = None
+            return True
+        except Declined as declined:
+            return self._failed(declined.code or "declined", needs_action=declined.needs_action)
+        except Rejected as rejected:
+            self.guess = None
+            self.rejected[name] = self.rejected.get(name, 0) + 1
+            return self._rejected(send, rejected, self.rejected[name])
+        if send.step == "invoice":
+            self._remember(done.id)
+        elif send.step == "line":
+            self.guess = self._with_line(claim, send)
+        elif send.step in ("delete", "void"):
+            self._forget(send.request["id"])
+        return True
+
+    def _rejected(self, send: Send, rejected: Rejected, times: int) -> bool:
+        """What is refused is read again first: somebody may have done it already. Then it is for people to see."""
+        if isinstance(rejected, Missing) and times == 1:
+            with transaction(self.desk.engine, read_only=True) as session:
+                customer_id = session.get_one(Collection, self.invoice_id).customer_id
+            refresh(self.desk.engine, self.desk.gateway, self.account, customer_id, self.now)
+            return True
+        if rejected.is_passing:
+            if times >= REJECTED_MAX:
+                self._later(rejected.code)
+                return False
+            return True
+        if times == 1:
+            return True
+        if send.step == "pay":
+            return self._failed(rejected.code, needs_action=False)
+        self._stop(Stop(f"rejected_{send.step}_{rejected.code}"))
+        return False
+
+    def _with_line(self, claim: Claim, send: Send) -> RemoteInvoice:
+        before = self.guess or self._found(claim)[0]
+        entry = (send.part, send.request["amount_minor"])
+        return before if entry in before.lines else replace(before, lines=(*before.lines, entry))
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def _remember(self, provider_id: str) -> None:
+        with transaction(self.desk.engine) as session:
+            row = session.get_one(Collection, self.invoice_id)
+            row.provider_id, row.troubles, row.updated_at = provider_id, 0, self.now
+            session.add(row)
+
+    def _forget(self, provider_id: str) -> None:
+        """It is gone there, so that another one may be made if one is still wanted."""
+        with transaction(self.desk.engine) as session:
+            row = session.get_one(Collection, self.invoice_id)
+            if row.provider_id == provider_id and session.get_one(Invoice, self.invoice_id).status in OPEN:
+                row.provider_id = None
+                session.add(row)
+
+    def _rest(self, claim: Claim, rest: Rest) -> bool:
+        """Merge what the provider says, forward only. Whether it goes on."""
+        with transaction(self.desk.engine) as session:
+            row = session.get_one(Collection, self.invoice_id)
+            invoice = session.get_one(Invoice, self.invoice_id)
+            actions.lock(session, invoice)
+            if rest.remote is not None:
+                row.provider_id = rest.remote.id
+                invoice.provider_id, invoice.provider_url = rest.remote.id, rest.remote.url or invoice.provider_url
+            row.troubles = 0
+            if row.state == "waiting":
+                row.fault = None
+            session.add(row)
+            session.add(invoice)
+            session.flush()
+            lacks_method = self._merge(session, row, invoice, rest)
+        return lacks_method and self._failed("no_payment_method", needs_action=False)
+
+    def _merge(self, session: Session, row: Collection, invoice: Invoice, rest: Rest) -> bool:
+        """Whether it would be tried now, if there were something to pay with."""
+        is_open = invoice.status in OPEN
+        if rest.status == "paid" and (is_open or invoice.status == "uncollectible"):
+            reference = rest.remote.id if rest.remote else None
+            actions.pay(session, invoice, self.desk.terms, self.now, reference)
+        elif rest.status == "void" and (is_open or invoice.status == "uncollectible"):
+            actions.void(session, invoice, self.desk.terms, self.now)
+        elif rest.status == "uncollectible" and is_open:
+            actions.mark_uncollectible(session, invoice, self.now)
+        elif rest.status == "open" and is_open:
+            if row.pay_at is not None and row.pay_at <= self.now:
+                return True
+            self._look_again(row)
+            return False
+        row.state = "failed" if invoice.status == "uncollectible" else "done"
+        row.pay_at = None
+        row.fault = row.fault if row.state == "failed" else None
+        self._set_look(row, None)
+        row.updated_at = self.now
+        session.add(row)
+        return False
+
+    def _failed(self, code: str, *, needs_action: bool) -> bool:
+        """A try definitely failed: the days of grace run, and the next try has its day, or there is none any more."""
+        with transaction(self.desk.engine) as session:
+            row = session.get_one(Collection, self.invoice_id)
+            invoice = session.get_one(Invoice, self.invoice_id)
+            row.failed_at = row.failed_at or self.now
+            row.tries += 1
+            row.state = "action_required" if needs_action else "failed"
+            row.fault = code
+            row.pay_at = None if needs_action else dunning.next_try(row.failed_at, self.now)
+            row.updated_at = self.now
+            self._look_again(row)
+            session.add(row)
+            if invoice.status in OPEN:
+                actions.note_failure(session, invoice, self.now, code)
+            if row.pay_at is None and not needs_action and invoice.status in OPEN:
+                _give_up(session, row, invoice, self.now)
+        log.warning("payment_failed", invoice=self.invoice_id, code=code, needs_action=needs_action)
+        return True
+
+    def _look_again(self, row: Collection) -> None:
+        ends = dunning.ends_at(row.failed_at) if row.state == "action_required" and row.failed_at else None
+        moments = [at for at in (row.pay_at, ends) if at is not None and at > self.now]
+        self._set_look(row, min([self.now + POLL, *moments]))
+
+    def _set_look(self, row: Collection, at: datetime | None) -> None:
+        if row.look_at == self.until:  # nobody has woken it meanwhile
+            row.look_at = at
+
+    def _later(self, code: str, pause: timedelta | None = None) -> None:
+        """Nobody knows, or nobody listened: nothing has failed."""
+        with transaction(self.desk.engine) as session:
+            row = session.get_one(Collection, self.invoice_id)
+            row.troubles += 1
+            wait = pause or min(timedelta(seconds=2 ** min(row.troubles, 10)), BACK_OFF_MAX)
+            row.fault, row.updated_at = code, self.now
+            self._set_look(row, self.now + wait)
+            session.add(row)
+
+    def _stop(self, stop: Stop) -> None:
+        with transaction(self.desk.engine) as session:
+            row = session.get_one(Collection, self.invoice_id)
+            row.state, row.fault, row.updated_at = "stopped", stop.reason, self.now
+            row.look_at = None
+            if stop.remote is not None:
+                row.provider_id = stop.remote.id
+            session.add(row)
+            audit.record(session, "invoice.collection_stopped", "invoice", self.invoice_id, self.now,
+                         after={"reason": stop.reason})  # fmt: skip
+        log.error("collection_stopped", invoice=self.invoice_id, reason=stop.reason)
+
+
+def _give_up(session: Session, row: Collection, invoice: Invoice, now: datetime) -> None:
+    if invoice.status in OPEN:
+        actions.mark_uncollectible(session, invoice, now)
+    row.state, row.pay_at, row.updated_at = "failed", None, now
+    session.add(row)
+
+
+def _lines(session: Session, invoice: Invoice) -> tuple[Line, ...]:
+    """What is asked for: the invoice's lines that cost something; tax on top and what was credited since as lines."""
+    rows = [line for line in actions.lines_of(session, invoice) if line.amount_minor]
+    lines = [
+        Line(row.id, row.amount_minor, row.description or row.card_key, row.period_start, row.period_end)
+        for row in rows
+    ]
+    on_top = invoice.total_minor - sum(line.amount_minor for line in lines)
+    gone = invoice.outstanding_minor - invoice.total_minor if invoice.status in OPEN else 0
+    for name, amount_minor, words in (("tax", on_top, "Tax"), ("credited", gone, "Credited")):
+        if amount_minor:
+            lines.append(Line(f"{invoice.id}-{name}", amount_minor, words, invoice.period_start, invoice.period_end))
+    return folded(lines)

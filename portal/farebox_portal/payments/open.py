@@ -1,0 +1,17 @@
+"""The provider that the settings name."""
+
+from farebox_portal.payments.gateway import Gateway
+from farebox_portal.settings import Settings
+
+RETRIES_OF_JOBS = 2
+RETRIES_OF_REQUESTS = 1
+
+
+def open_gateway(settings: Settings, retries: int) -> Gateway | None:
+    """None: everything is paid by hand. Opens no connection yet. `retries`: by the provider's own client."""
+    if settings.stripe_api_key is None:
+        return None
+    # Imported here, as it takes 0.1 s and 36 MB that a portal without Stripe need not spend.
+    from farebox_portal.payments.stripe_gateway import StripeGateway
+
+    return StripeGateway(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base, retries=retries)

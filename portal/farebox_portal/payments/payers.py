@@ -1,0 +1,148 @@
+"""Customers at the provider, and what they pay with. Finds before it makes, and remembers before it goes on."""
+
+from datetime import datetime
+
+from sqlalchemy import Engine
+from sqlmodel import Session, col, or_, select, update
+
+from farebox_portal.customers.tables import Customer
+from farebox_portal.db import insert_into, transaction
+from farebox_portal.errors import NotFound
+from farebox_portal.payments import operations
+from farebox_portal.payments.gateway import CUSTOMER, INSTANCE, Gateway, Missing, Request
+from farebox_portal.payments.tables import Collection, Payer, PaymentAccount
+
+_BY_HAND = "payment_provider"
+
+
+def is_by_hand(customer: Customer) -> bool:
+    """Whether this customer pays by bank transfer although there is a provider: metadata `payment_provider: manual`."""
+    return customer.metadata_.get(_BY_HAND) == "manual"
+
+
+def payer_of(session: Session, customer_id: str, now: datetime) -> Payer:
+    """Its row, made if need be; of two who make it at once both get the same."""
+    new = insert_into(session, Payer).values(customer_id=customer_id, updated_at=now)
+    session.connection().execute(new.on_conflict_do_nothing(index_elements=["customer_id"]))
+    return session.get_one(Payer, customer_id)
+
+
+def ensure_payer(engine: Engine, gateway: Gateway, account: PaymentAccount, customer_id: str, now: datetime) -> str:
+    """The provider's id of a customer, who is made there once. Raises GatewayFailure, NotFound."""
+    with transaction(engine) as session:
+        known = payer_of(session, customer_id, now).provider_id
+        customer = session.get(Customer, customer_id)
+        if customer is None or customer.deleted_at is not None:
+            raise NotFound("There is no such customer.", code="customer_not_found")
+        request: Request = {
+            "instance": account.instance,
+            "customer": customer.id,
+            "name": customer.name[:256],
+            "email": customer.primary_email,
+        }
+        before = operations.last(session, customer_id, "customer")
+    if known is not None:
+        return known
+    # What failed may have been done all the same (a 500 says nothing of that), and is not done again by its key.
+    is_looked_for = before is not None and operations.needs_look(before, now)
+    found = _find(gateway, account, customer) if is_looked_for else None
+    id_ = found or operations.perform(engine, gateway, account.instance, customer_id, "customer", request, now).id
+    with transaction(engine) as session:
+        row = payer_of(session, customer_id, now)
+        row.provider_id, row.updated_at = id_, now
+        session.add(row)
+    return id_
+
+
+def _find(gateway: Gateway, account: PaymentAccount, customer: Customer) -> str | None:
+    """One that was made before, whatever the answer was."""
+    ours = {INSTANCE: account.instance, CUSTOMER: customer.id}
+    rows = gateway.customers(customer.primary_email)
+    return next((row.id for row in rows if ours.items() <= (row.metadata or {}).items()), None)
+
+
+def refresh(
+    engine: Engine,
+    gateway: Gateway,
+    account: PaymentAccount,
+    customer_id: str,
+    now: datetime,
+    *,
+    prefers_latest: bool = False,
+) -> bool:
+    """Read again what the customer pays with; whether there is something. A new one has open invoices paid at once.
+
+    `prefers_latest`: somebody has just left it, so it is for what comes, too. Raises GatewayFailure.
+    """
+    with transaction(engine, read_only=True) as session:
+        row = session.get(Payer, customer_id)
+    if row is None or row.provider_id is None:
+        return False
+    try:
+        remote = gateway.customer(row.provider_id)
+    except Missing:
+        remote = None
+    if remote is None or remote.is_deleted:
+        # Never made anew in silence: there is nothing to charge until somebody leaves a card again.
+        _store(engine, customer_id, row.provider_id, None, None, None, now)
+        return False
+    methods = {method.id: method for method in gateway.methods(row.provider_id)}
+    chosen = methods.get(remote.method or "")
+    if methods and (prefers_latest or chosen is None):
+        chosen = next(iter(methods.values()))
+    if chosen is not None and chosen.id != remote.method:
+        request: Request = {"id": row.provider_id, "method": chosen.id}
+        operations.perform(engine, gateway, account.instance, customer_id, "method", request, now, part=chosen.id)
+    method, label = (None, None) if chosen is None else (chosen.id, chosen.label)
+    _store(engine, customer_id, row.provider_id, row.provider_id, method, label, now)
+    return method is not None
+
+
+def _store(
+    engine: Engine,
+    customer_id: str,
+    before: str,
+    provider_id: str | None,
+    method_id: str | None,
+    label: str | None,
+    now: datetime,
+) -> None:
+    with transaction(engine) as session:
+        row = payer_of(session, customer_id, now)
+        if row.provider_id != before:
+            return  # somebody else was quicker, and knows more
+        is_new = method_id is not None and method_id != row.method_id
+        row.provider_id, row.method_id, row.method_label, row.updated_at = provider_id, method_id, label, now
+        session.add(row)
+        if is_new:
+            pay_open_now(session, customer_id, now)
+
+
+def pay_open_now(session: Session, customer_id: str, now: datetime) -> None:
+    """A try that was to come later, or not at all, is made at once."""
+    session.exec(
+        update(Collection)
+        .where(col(Collection.customer_id) == customer_id)
+        .where(col(Collection.state).in_(("waiting", "failed", "action_required")))
+        .values(pay_at=now, look_at=now, updated_at=now)
+    )
+
+
+def lease(engine: Engine, customer_id: str, now: datetime, until: datetime) -> bool:
+    """Whether we may collect from this customer: one does at a time. Ends by `release`, or by itself."""
+    with transaction(engine) as session:
+        payer_of(session, customer_id, now)
+        is_free = or_(col(Payer.leased_until).is_(None), col(Payer.leased_until) <= now)
+        taken = update(Payer).where(col(Payer.customer_id) == customer_id, is_free).values(leased_until=until)
+        return session.connection().execute(taken).rowcount == 1
+
+
+def release(engine: Engine, customer_id: str, until: datetime) -> None:
+    with transaction(engine) as session:
+        ours = col(Payer.customer_id) == customer_id, col(Payer.leased_until) == until
+        session.connection().execute(update(Payer).where(*ours).values(leased_until=None))
+
+
+def customer_of(session: Session, provider_id: str) -> str | None:
+    """Our customer behind the provider's."""
+    return session.exec(select(Payer.customer_id).where(Payer.provider_id == provider_id)).first()

@@ -1,0 +1,263 @@
+"""Payments over HTTP: connect a provider, its webhooks, the pages a paying customer passes, and what went wrong."""
+
+import html
+from typing import Annotated, Literal
+
+import structlog
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from sqlmodel import col, select
+from starlette.concurrency import run_in_threadpool
+
+from farebox_portal.auth import AdminOnly, ClockDep, Parts, PartsDep, ReadSessionDep, SessionDep
+from farebox_portal.clock import Clock
+from farebox_portal.customers import accounts
+from farebox_portal.db import transaction
+from farebox_portal.documents import Input, Instant, JsonRoute, Output
+from farebox_portal.errors import Conflict, FareboxError, Invalid, NotFound
+from farebox_portal.invoicing import actions
+from farebox_portal.pages import Listing, PageDep, listing
+from farebox_portal.payments import account, checkout, events
+from farebox_portal.payments.gateway import Gateway, GatewayFailure
+from farebox_portal.payments.open import RETRIES_OF_REQUESTS, open_gateway
+from farebox_portal.payments.tables import Collection, Payer, PaymentEvent
+from farebox_portal.problems import RESPONSES
+
+log = structlog.get_logger(__name__)
+
+router = APIRouter(
+    prefix="/v1", tags=["payments"], route_class=JsonRoute, dependencies=[AdminOnly], responses=RESPONSES
+)
+public = APIRouter(tags=["payments"])
+
+EventState = Literal["pending", "handled", "ignored", "dead"]
+CollectionState = Literal["waiting", "failed", "action_required", "stopped", "done"]
+
+
+class InvalidSignature(FareboxError):
+    """Raised when an event was not signed with a secret of ours. Answered with 400, as Stripe expects."""
+
+    default_code = "invalid_signature"
+
+
+class CollectionDocument(Output):
+    """`payAt`: the next try. `fault`: why the last one failed, or why somebody has to look at it."""
+
+    invoice_id: str
+    customer_id: str
+    status: CollectionState
+    provider_id: str | None
+    tries: int
+    fault: str | None
+    pay_at: Instant | None
+    failed_at: Instant | None
+    updated_at: Instant
+
+
+class ManageInput(Input):
+    return_url: str | None = None
+
+
+class PageDocument(Output):
+    url: str
+
+
+# --- the provider ----------------------------------------------------------------------------------------------------
+
+
+@router.post("/setup/stripe", status_code=201, response_model_exclude_none=True)
+def connect_stripe(parts: PartsDep, clock: ClockDep) -> account.ReadinessDocument:
+    """Collect by the account of FAREBOX_STRIPE_API_KEY from now on. 409 the second time."""
+    account.connect(parts.engine, _gateway(parts), parts.settings, clock.now())
+    with transaction(parts.engine, read_only=True) as session:
+        return account.readiness(session, parts.settings)
+
+
+@router.post("/setup/stripe/rotate", response_model_exclude_none=True)
+def rotate_stripe(parts: PartsDep, clock: ClockDep) -> account.ReadinessDocument:
+    """FAREBOX_STRIPE_API_KEY is another key of the same account and mode; the webhook's secret is looked after too."""
+    account.rotate(parts.engine, _gateway(parts), parts.settings, clock.now())
+    with transaction(parts.engine, read_only=True) as session:
+        return account.readiness(session, parts.settings)
+
+
+@router.get("/billing-readiness", response_model_exclude_none=True)
+def get_billing_readiness(session: ReadSessionDep, parts: PartsDep) -> account.ReadinessDocument:
+    """Whether invoices are collected, and what is missing if not. Asks our own records only."""
+    return account.readiness(session, parts.settings)
+
+
+def _gateway(parts: Parts) -> Gateway:
+    found = open_gateway(parts.settings, RETRIES_OF_REQUESTS)
+    if found is None:
+        detail = "FAREBOX_STRIPE_API_KEY is not set; the key comes from the environment and is not stored."
+        raise Invalid([{"pointer": "", "detail": detail}], code="stripe_key_missing")
+    return found
+
+
+# --- what came, and what did not -------------------------------------------------------------------------------------
+
+
+@router.get("/payment-events", response_model_exclude_none=True)
+def list_payment_events(
+    session: ReadSessionDep, page: PageDep, status: EventState | None = None
+) -> Listing[events.EventDocument]:
+    """The latest first. `dead`: could not be applied, however often it was tried."""
+    rows = select(PaymentEvent).order_by(col(PaymentEvent.received_at).desc(), col(PaymentEvent.id))
+    if status is not None:
+        rows = rows.where(PaymentEvent.state == status)
+    return listing(session, rows, page, events.show)
+
+
+@router.post("/payment-events/{event_id}/replay", response_model_exclude_none=True)
+def replay_payment_event(event_id: str, session: SessionDep, clock: ClockDep) -> events.EventDocument:
+    """Apply it once more. What it is about is read anew, so that it can do no harm."""
+    return events.show(events.replay(session, event_id, clock.now()))
+
+
+@router.get("/payment-collections", response_model_exclude_none=True)
+def list_collections(
+    session: ReadSessionDep,
+    page: PageDep,
+    status: CollectionState | None = None,
+    customer_id: Annotated[str | None, Query(alias="customerId", description="Id or key")] = None,
+) -> Listing[CollectionDocument]:
+    """Invoices that the provider collects. `stopped`: somebody has to look at it, and then says `collect`."""
+    rows = select(Collection).order_by(col(Collection.created_at).desc(), col(Collection.invoice_id))
+    if status is not None:
+        rows = rows.where(Collection.state == status)
+    if customer_id is not None:
+        rows = rows.where(Collection.customer_id == accounts.get(session, customer_id).id)
+    return listing(session, rows, page, _show)
+
+
+@router.post("/invoices/{id_or_number}/collect", response_model_exclude_none=True)
+def collect_invoice(id_or_number: str, session: SessionDep, clock: ClockDep) -> CollectionDocument:
+    """Try to take the money now, also if that was stopped or is planned for later."""
+    invoice = actions.get(session, id_or_number)
+    row = session.get(Collection, invoice.id)
+    if row is None or row.state == "done":
+        raise Conflict("The invoice is not being collected by a provider.", code="invoice_not_collected")
+    now = clock.now()
+    row.pay_at = row.look_at = row.updated_at = now
+    if row.state == "stopped":
+        row.state = "waiting" if row.failed_at is None else "failed"
+    session.add(row)
+    return _show(row)
+
+
+def _show(row: Collection) -> CollectionDocument:
+    return CollectionDocument(
+        invoice_id=row.invoice_id,
+        customer_id=row.customer_id,
+        status=row.state,  # type: ignore[arg-type]  # it is one of them
+        provider_id=row.provider_id,
+        tries=row.tries,
+        fault=row.fault,
+        pay_at=row.pay_at,
+        failed_at=row.failed_at,
+        updated_at=row.updated_at,
+    )
+
+
+@router.post("/customers/{id_or_key}/payment-page", response_model_exclude_none=True)
+def open_payment_page(id_or_key: str, parts: PartsDep, body: ManageInput | None = None) -> PageDocument:
+    """A page of the provider's on which the customer changes the card and sees invoices; good for a few minutes."""
+    return_url = (body or ManageInput()).return_url or parts.settings.public_url
+    with transaction(parts.engine, read_only=True) as session:
+        payer = session.get(Payer, accounts.get(session, id_or_key).id)
+    if payer is None or payer.provider_id is None:
+        raise Conflict("The customer has never paid by the provider.", code="no_payment_customer")
+    try:
+        return PageDocument(url=_gateway(parts).portal_url(payer.provider_id, return_url))
+    except GatewayFailure as failure:
+        raise _away(failure) from failure
+
+
+def _away(failure: GatewayFailure) -> Conflict:
+    log.warning("provider_failed", code=failure.code)
+    return Conflict("The payment provider did not do it; try again later.", code="provider_failed")
+
+
+# --- for everybody ---------------------------------------------------------------------------------------------------
+
+
+@public.post("/v1/webhooks/stripe")
+async def take_webhook(
+    request: Request,
+    parts: PartsDep,
+    clock: ClockDep,
+    signature: Annotated[str, Header(alias="Stripe-Signature")] = "",
+) -> Response:
+    """Stripe's events: checked, kept, answered; applied a moment later."""
+    body = await request.body()
+    return await run_in_threadpool(_take, parts, clock, body, signature)
+
+
+def _take(parts: Parts, clock: Clock, body: bytes, signature: str) -> Response:
+    with transaction(parts.engine, read_only=True) as session:
+        secrets = account.webhook_secrets(session, parts.settings)
+    gateway = open_gateway(parts.settings, RETRIES_OF_REQUESTS)
+    if gateway is None or not secrets:  # with no secret, everything would be genuine
+        raise NotFound("Webhooks are not set up.", code="webhooks_not_set_up")
+    if not gateway.is_genuine(body, signature, secrets):
+        raise InvalidSignature("The signature is not valid, or the clocks differ by more than five minutes.")
+    with transaction(parts.engine) as session:
+        events.store(session, gateway.hint(body), body, clock.now())
+    return Response(status_code=200)
+
+
+@public.get("/checkout/done", response_class=HTMLResponse, include_in_schema=False)
+def checkout_done(parts: PartsDep, clock: ClockDep, session: str = "") -> Response:
+    """Where the provider's page leads back to."""
+    with transaction(parts.engine, read_only=True) as reading:
+        connected = account.connected(reading)
+    if connected is None:
+        raise NotFound("There is no such checkout.", code="checkout_not_found")
+    try:
+        status = checkout.advance_checkout(parts.engine, _gateway(parts), connected, session, clock.now())
+    except GatewayFailure:
+        status = "open"  # the clock asks again
+    return _page(*_WORDS[status], refreshes=status == "open")
+
+
+@public.get("/checkout/canceled", response_class=HTMLResponse, include_in_schema=False)
+def checkout_canceled() -> Response:
+    return _page("Nothing was saved", "You can close this page, or go back and try again.")
+
+
+@public.get("/checkout/{token}", include_in_schema=False)
+def open_checkout(token: str, parts: PartsDep, clock: ClockDep) -> Response:
+    """On to the provider's page."""
+    now = clock.now()
+    order = checkout.read_token(parts.settings, token, now)
+    try:
+        url = checkout.open_page(parts.engine, _gateway(parts), parts.settings, order, now)
+    except GatewayFailure as failure:
+        log.warning("checkout_not_opened", code=failure.code)
+        return _page("Please try again", "The payment provider did not answer. Nothing was saved.", status=503)
+    return RedirectResponse(url, 303, headers={"Cache-Control": "no-store"})
+
+
+_WORDS = {
+    "complete": ("Your payment method is saved", "You can close this page."),
+    "open": ("One moment", "Your payment method is being saved."),
+    "expired": ("This page is not valid any more", "Nothing was saved. Go back and try again."),
+}
+
+
+def _page(title: str, text: str, *, refreshes: bool = False, status: int = 200) -> HTMLResponse:
+    refresh = '<meta http-equiv="refresh" content="2">' if refreshes else ""
+    title, text = html.escape(title), html.escape(text)
+    body = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"{refresh}<title>{title}</title><style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui;"
+        f"max-width:32rem;margin:20vh auto;padding:0 1rem}}</style><main><h1>{title}</h1><p>{text}</p></main></html>"
+    )
+    headers = {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return HTMLResponse(body, status, headers=headers)

@@ -1,0 +1,154 @@
+"""What to do next about one invoice, from what is to be collected and what the provider has. Pure.
+
+    nothing ── invoice ── line, line, … ── finalize ── pay
+
+There is no script that has to be gone through: each step is chosen anew from what is there. So it does not matter where
+the last run ended, whether an answer was lost, or whether somebody else was quicker.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from farebox_portal.payments.gateway import Line, RemoteInvoice, RemoteStatus, Request, Step
+
+LINES_MAX = 250
+
+Wish = Literal["collect", "give_up", "cancel", "keep"]
+"""What our books say: take the money; it is lost; nothing is owed (any more); it is settled, leave it as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An invoice of ours. `customer` is the provider's id. `is_due`: a try to take the money is due now."""
+
+    invoice_id: str
+    instance: str
+    customer: str
+    number: str
+    currency: str
+    lines: tuple[Line, ...]
+    wish: Wish
+    is_due: bool
+
+    @property
+    def total_minor(self) -> int:
+        return sum(line.amount_minor for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    step: Step
+    request: Request
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing is to be done now; the invoice stands there as it is."""
+
+    status: RemoteStatus | None
+    remote: RemoteInvoice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Somebody has to look at it: what is there cannot come from us. `reason` is a code."""
+
+    reason: str
+    remote: RemoteInvoice | None = None
+
+
+def next_step(claim: Claim, found: Sequence[RemoteInvoice]) -> Send | Rest | Stop:
+    # What a customer who was deleted since had does not count; nobody can pay it.
+    ours = [one for one in found if one.customer == claim.customer]
+    others = [one for one in found if one.customer != claim.customer and one.status in ("draft", "open")]
+    if others:
+        return _drop(others[0])
+    if any(one.status == "paid" for one in found if one not in ours):
+        return Stop("paid_by_another_customer")
+    if len(ours) > 1:
+        return Stop("several_invoices")
+    if not ours:
+        return _create(claim)
+    remote = ours[0]
+    if claim.wish == "cancel":
+        return _cancel(remote)
+    if claim.wish == "keep":
+        return Rest(remote.status, remote)
+    if remote.currency != claim.currency:
+        return Stop("currency_differs", remote)
+    if remote.status == "draft":
+        return _fill(claim, remote)
+    if remote.total_minor != claim.total_minor:
+        return Stop("total_differs", remote)
+    return _collect(claim, remote)
+
+
+def _create(claim: Claim) -> Send | Rest:
+    if claim.wish != "collect":
+        return Rest(None)
+    request = {
+        "customer": claim.customer,
+        "currency": claim.currency,
+        "description": f"Invoice {claim.number}",
+        "instance": claim.instance,
+        "invoice": claim.invoice_id,
+    }
+    return Send("invoice", request)
+
+
+def _fill(claim: Claim, remote: RemoteInvoice) -> Send | Stop:
+    there = dict(remote.lines)
+    wanted = {line.id: line for line in claim.lines}
+    known = len(there) == len(remote.lines) and all(
+        id_ in wanted and wanted[id_].amount_minor == amount for id_, amount in there.items()
+    )
+    if not known:
+        return Stop("lines_differ", remote)
+    for line in claim.lines:
+        if line.id not in there:
+            return Send("line", _line_request(claim, remote, line), line.id)
+    return Send("finalize", {"id": remote.id})
+
+
+def _line_request(claim: Claim, remote: RemoteInvoice, line: Line) -> Request:
+    return {
+        "id": remote.id,
+        "customer": claim.customer,
+        "currency": claim.currency,
+        "amount_minor": line.amount_minor,
+        "description": line.description,
+        "start_s": int(line.start.timestamp()),
+        "end_s": int(line.end.timestamp()),
+        "instance": claim.instance,
+        "line": line.id,
+    }
+
+
+def _collect(claim: Claim, remote: RemoteInvoice) -> Send | Rest:
+    if remote.status == "open" and claim.wish == "give_up":
+        return Send("uncollectible", {"id": remote.id})
+    if remote.status in ("open", "uncollectible") and claim.wish == "collect" and claim.is_due:
+        return Send("pay", {"id": remote.id})
+    return Rest(remote.status, remote)
+
+
+def _cancel(remote: RemoteInvoice) -> Send | Rest | Stop:
+    if remote.status in ("draft", "open", "uncollectible"):
+        return _drop(remote)
+    return Stop("paid_twice", remote) if remote.status == "paid" else Rest(remote.status, remote)
+
+
+def _drop(remote: RemoteInvoice) -> Send:
+    return Send("delete" if remote.status == "draft" else "void", {"id": remote.id}, remote.id)
+
+
+def folded(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """At most as many as an invoice can have: the last ones become one."""
+    if len(lines) <= LINES_MAX:
+        return tuple(lines)
+    kept, rest = lines[: LINES_MAX - 1], lines[LINES_MAX - 1 :]
+    start, end = min(line.start for line in rest), max(line.end for line in rest)
+    total = sum(line.amount_minor for line in rest)
+    return (*kept, Line(f"{rest[0].id}+", total, f"{len(rest)} further items", start, end))

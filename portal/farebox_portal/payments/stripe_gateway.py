@@ -1,0 +1,346 @@
+"""Stripe. The only file that knows its SDK, its amounts and its errors; nothing else of the portal imports `stripe`.
+
+Used of Stripe: customers, Checkout in `setup` mode, invoices and their items, the customer portal, webhook endpoints.
+Never products, prices or subscriptions: what is charged, and when, is decided here, and Stripe moves the money.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import stripe
+
+from farebox_portal.payments.gateway import (
+    CUSTOMER,
+    INSTANCE,
+    INVOICE,
+    LINE,
+    Account,
+    Busy,
+    Declined,
+    Done,
+    Endpoint,
+    GatewayFailure,
+    Hint,
+    Lacking,
+    Method,
+    Missing,
+    Rejected,
+    RemoteCheckout,
+    RemoteCustomer,
+    RemoteInvoice,
+    Request,
+    Step,
+    Unauthorized,
+    Unknown,
+)
+from farebox_portal.pricing.money import currency, from_stripe, to_stripe
+
+TIMEOUT_S = 20  # finalizing and paying take Stripe up to ten
+TOLERANCE_S = 300
+EVENTS = (
+    "setup_intent.succeeded", "checkout.session.completed", "checkout.session.expired", "invoice.finalized",
+    "invoice.finalization_failed", "invoice.paid", "invoice.payment_failed", "invoice.payment_action_required",
+    "invoice.marked_uncollectible", "invoice.voided", "payment_method.attached", "payment_method.detached",
+    "customer.updated", "customer.deleted",
+)  # fmt: skip
+
+# What a restricted key needs, as the dashboard calls it, and a request that cannot succeed or changes nothing: without
+# the permission it is 403, with it 200, 400 or 404.
+_PROBES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("Customers: write", "post", "/v1/customers/cus_farebox_probe", {"description": "probe"}),
+    ("Payment Methods: read", "get", "/v1/payment_methods/pm_farebox_probe", {}),
+    ("Checkout Sessions: write", "post", "/v1/checkout/sessions/cs_farebox_probe/expire", {}),
+    ("Customer portal: write", "post", "/v1/billing_portal/sessions", {"customer": "cus_farebox_probe"}),
+    ("Invoices: write", "post", "/v1/invoices/in_farebox_probe/finalize", {}),
+    ("Webhook Endpoints and Event Destinations: write", "post", "/v1/webhook_endpoints/we_farebox_probe", {}),
+)
+_ACCOUNT_ROW = "Accounts: read"
+_TAX_ROW = "Tax Calculations and Transactions: write"
+_TAX_PROBE = {
+    "currency": "usd",
+    "line_items": [{"amount": 100, "reference": "probe"}],
+    "customer": "cus_farebox_probe",
+}
+
+Answer = TypeVar("Answer")
+
+
+class StripeGateway:
+    """`retries`: by the SDK itself, with the same idempotency key; few where somebody waits."""
+
+    name = "stripe"
+
+    def __init__(
+        self, key: str, api_base: str, *, retries: int = 0, http_client: stripe.HTTPClient | None = None
+    ) -> None:
+        stripe.enable_telemetry = False  # it would write a file into the home directory
+        self.is_live = "_live_" in key
+        self._client = stripe.StripeClient(
+            key,
+            base_addresses={"api": api_base},
+            max_network_retries=retries,
+            http_client=http_client or stripe.RequestsClient(timeout=TIMEOUT_S),
+        )
+        self._v1 = self._client.v1
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def send(self, step: Step, request: Request, key: str) -> Done:
+        options = cast(Any, {"idempotency_key": key})
+        params = cast(Any, _params(step, request))
+        v1, id_ = self._v1, request.get("id", "")
+        match step:
+            case "customer":
+                return self._done(lambda: v1.customers.create(params, options))
+            case "method":
+                return self._done(lambda: v1.customers.update(id_, params, options))
+            case "checkout":
+                return self._done(lambda: v1.checkout.sessions.create(params, options), "url")
+            case "invoice":
+                return self._done(lambda: v1.invoices.create(params, options))
+            case "line":
+                return self._done(lambda: v1.invoice_items.create(params, options))
+            case "finalize":
+                return self._done(
+                    lambda: v1.invoices.finalize_invoice(id_, {"auto_advance": False}, options), "hosted_invoice_url"
+                )
+            case "pay":
+                return self._done(lambda: v1.invoices.pay(id_, {}, options), "hosted_invoice_url")
+            case "void":
+                return self._done(lambda: v1.invoices.void_invoice(id_, {}, options))
+            case "uncollectible":
+                return self._done(lambda: v1.invoices.mark_uncollectible(id_, {}, options))
+            case "delete":
+                return self._done(lambda: v1.invoices.delete(id_))
+
+    def _done(self, call: Callable[[], Any], url: str = "") -> Done:
+        made = _call(call)
+        return Done(made.id, getattr(made, url, None) if url else None)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def account(self) -> Account:
+        found = _call(self._v1.accounts.retrieve_current)
+        settings = getattr(found, "settings", None)
+        name = getattr(getattr(settings, "dashboard", None), "display_name", None)
+        return Account(found.id, name or "", getattr(found, "country", None) or "")
+
+    def lacking(self) -> list[str]:
+        found = []
+        if self._is_forbidden("get", "/v1/account", {}):
+            found.append(_ACCOUNT_ROW)
+        found += [row for row, method, path, params in _PROBES if self._is_forbidden(method, path, params)]
+        if self._is_forbidden("post", "/v1/tax/calculations", _TAX_PROBE):
+            found.append(_TAX_ROW)
+        return found
+
+    def _is_forbidden(self, method: Any, path: str, params: dict[str, Any]) -> bool:
+        try:
+            _call(lambda: self._client.raw_request(method, path, **params))
+        except Lacking:
+            return True
+        except (Rejected, Declined):
+            return False
+        return False
+
+    def invoice(self, id_: str) -> RemoteInvoice:
+        return self._with_lines(_call(lambda: self._v1.invoices.retrieve(id_)))
+
+    def invoices(self, customer: str, instance: str, invoice_id: str) -> list[RemoteInvoice]:
+        # Not by `created`: our clock may have been put forward. Not by `search`: it lags by up to an hour.
+        page = _call(lambda: self._v1.invoices.list({"customer": customer, "limit": 100}))
+        wanted = {INSTANCE: instance, INVOICE: invoice_id}
+        rows = _call(lambda: list(page.auto_paging_iter()))
+        ours = [row for row in rows if wanted.items() <= _metadata(row).items()]
+        return [self._with_lines(row) for row in ours]
+
+    def _with_lines(self, found: Any) -> RemoteInvoice:
+        of = currency(found.currency.upper())
+        lines: tuple[tuple[str, int], ...] = ()
+        if found.status == "draft":
+            page = _call(lambda: self._v1.invoices.line_items.list(found.id, {"limit": 100}))
+            rows = _call(lambda: list(page.auto_paging_iter()))
+            lines = tuple((_metadata(row).get(LINE, row.id), from_stripe(row.amount, of)) for row in rows)
+        return RemoteInvoice(
+            id=found.id,
+            invoice_id=_metadata(found).get(INVOICE, ""),
+            customer=_id_of(found.customer) or "",
+            status=found.status,
+            currency=of.code,
+            total_minor=from_stripe(found.total, of),
+            url=found.hosted_invoice_url,
+            lines=lines,
+        )
+
+    def customer(self, id_: str) -> RemoteCustomer:
+        return _customer(_call(lambda: self._v1.customers.retrieve(id_)))
+
+    def customers(self, email: str | None) -> list[RemoteCustomer]:
+        if email is None:
+            return [_customer(row) for row in _call(lambda: self._v1.customers.list({"limit": 100})).data]
+        page = _call(lambda: self._v1.customers.list({"email": email, "limit": 100}))
+        return [_customer(row) for row in _call(lambda: list(page.auto_paging_iter()))]
+
+    def methods(self, customer: str) -> Sequence[Method]:
+        page = _call(lambda: self._v1.customers.payment_methods.list(customer, {"limit": 100}))
+        rows = sorted(page.data, key=lambda row: row.created, reverse=True)
+        return [Method(row.id, _label(row)) for row in rows]
+
+    def checkout(self, id_: str) -> RemoteCheckout:
+        found = _call(lambda: self._v1.checkout.sessions.retrieve(id_))
+        return RemoteCheckout(found.id, _id_of(found.customer) or "", cast(Any, found.status), found.url)
+
+    def portal_url(self, customer: str, return_url: str) -> str:
+        given: Any = {"customer": customer, "return_url": return_url}
+        return str(_call(lambda: self._v1.billing_portal.sessions.create(given)).url)
+
+    # --- webhooks ----------------------------------------------------------------------------------------------------
+
+    def endpoints(self, instance: str) -> list[Endpoint]:
+        page = _call(lambda: self._v1.webhook_endpoints.list({"limit": 100}))
+        rows = _call(lambda: list(page.auto_paging_iter()))
+        return [Endpoint(row.id, row.url, _metadata(row).get(INSTANCE) == instance) for row in rows]
+
+    def add_endpoint(self, url: str, instance: str, key: str) -> Endpoint:
+        given: Any = {
+            "url": url,
+            "enabled_events": list(EVENTS),
+            "api_version": stripe.api_version,
+            "description": "Farebox",
+            "metadata": {INSTANCE: instance},
+        }
+        made = _call(lambda: self._v1.webhook_endpoints.create(given, {"idempotency_key": key}))
+        return Endpoint(made.id, made.url, True, made.secret)
+
+    def remove_endpoint(self, id_: str) -> None:
+        _call(lambda: self._v1.webhook_endpoints.delete(id_))
+
+    def is_genuine(self, body: bytes, signature: str, secrets: Sequence[str]) -> bool:
+        for secret in secrets:
+            try:
+                stripe.WebhookSignature.verify_header(body.decode(), signature, secret, TOLERANCE_S)
+            except (stripe.SignatureVerificationError, ValueError):
+                continue
+            return True
+        return False
+
+    def hint(self, body: bytes) -> Hint:
+        event = json.loads(body)
+        thing = event["data"]["object"]
+        kind = str(thing.get("object", ""))
+        customer = thing.get("id") if kind == "customer" else thing.get("customer")
+        if customer is None:  # a payment method that was detached has none any more
+            customer = (event["data"].get("previous_attributes") or {}).get("customer")
+        ours = {str(name): str(value) for name, value in (thing.get("metadata") or {}).items()}
+        return Hint(event["id"], event["type"], kind, str(thing.get("id", "")), customer, ours)
+
+
+def _params(step: Step, request: Request) -> dict[str, Any]:
+    """Our request in Stripe's words. Pure: the same request gives the same bytes, as its key demands."""
+    match step:
+        case "customer":
+            named = {name: request[name] for name in ("email", "name") if request.get(name)}
+            return named | {"metadata": {INSTANCE: request["instance"], CUSTOMER: request["customer"]}}
+        case "method":
+            return {"invoice_settings": {"default_payment_method": request["method"]}}
+        case "checkout":
+            ours = {INSTANCE: request["instance"], CUSTOMER: request["our_customer"]}
+            return {
+                "mode": "setup",
+                "customer": request["customer"],
+                "currency": request["currency"].lower(),
+                "success_url": request["success_url"],
+                "cancel_url": request["cancel_url"],
+                "client_reference_id": request["our_customer"],
+                "metadata": ours,
+                "setup_intent_data": {"metadata": ours},
+                "billing_address_collection": "required",
+                "customer_update": {"address": "auto", "name": "auto"},
+                "custom_text": {"submit": {"message": request["message"]}},
+            }
+        case "invoice":
+            return {
+                "customer": request["customer"],
+                "currency": request["currency"].lower(),
+                "auto_advance": False,
+                "collection_method": "charge_automatically",
+                "pending_invoice_items_behavior": "exclude",
+                "automatic_tax": {"enabled": False},
+                "description": request["description"],
+                "metadata": {INSTANCE: request["instance"], INVOICE: request["invoice"]},
+            }
+        case "line":
+            of = currency(request["currency"])
+            return {
+                "customer": request["customer"],
+                "invoice": request["id"],
+                "currency": of.code.lower(),
+                "amount": to_stripe(request["amount_minor"], of),
+                "description": request["description"][:5000],
+                "period": {"start": request["start_s"], "end": request["end_s"]},
+                "metadata": {INSTANCE: request["instance"], LINE: request["line"]},
+            }
+        case _:
+            return {}
+
+
+def _call(call: Callable[[], Answer]) -> Answer:
+    try:
+        return call()
+    except stripe.StripeError as error:
+        raise _failure(error) from error
+
+
+def _failure(error: stripe.StripeError) -> GatewayFailure:
+    """Whether it was done, may have been done, or was not. See `gateway`."""
+    # `error.code` is empty on most classes; what Stripe said is in `error.error`.
+    code = str(getattr(error.error, "code", None) or getattr(error, "code", None) or "")
+    said = error.user_message or str(error) or type(error).__name__
+    status = error.http_status or 0
+    if isinstance(error, stripe.CardError):
+        needs_action = code in ("invoice_payment_intent_requires_action", "authentication_required")
+        return Declined(said, code=getattr(error.error, "decline_code", None) or code, needs_action=needs_action)
+    if isinstance(error, stripe.AuthenticationError):
+        return Unauthorized("The key is not valid.", code="unauthorized")
+    if isinstance(error, stripe.PermissionError):
+        named = re.search(r"rak_[a-z0-9_]+", str(error))
+        return Lacking(said, code=named.group() if named else "permission")
+    if isinstance(error, stripe.APIConnectionError):
+        return Unknown("Stripe could not be reached, or did not answer.", code="connection")
+    if isinstance(error, stripe.RateLimitError):
+        if code == "lock_timeout":  # kept under the key
+            return Rejected(said, code=code, is_passing=True)
+        return Busy(said, code=code or "rate_limit")
+    if isinstance(error, stripe.IdempotencyError):
+        return Rejected(said, code="idempotency_error")
+    if isinstance(error, stripe.InvalidRequestError):
+        kind = Missing if status == 404 or code == "resource_missing" else Rejected
+        return kind(said, code=code or "invalid_request")
+    if status == 500 and error.error is not None:  # kept under the key
+        return Rejected(said, code=code or "api_error", is_passing=True)
+    return Unknown(said, code=code or f"http_{status}")
+
+
+def _customer(found: Any) -> RemoteCustomer:
+    if getattr(found, "deleted", False):
+        return RemoteCustomer(found.id, is_deleted=True)
+    settings = getattr(found, "invoice_settings", None)
+    method = _id_of(getattr(settings, "default_payment_method", None))
+    return RemoteCustomer(found.id, method=method, metadata=_metadata(found))
+
+
+def _label(row: Any) -> str:
+    card = getattr(row, "card", None)
+    return str(row.type) if card is None else f"{card.brand} {card.last4}"
+
+
+def _metadata(found: Any) -> dict[str, str]:
+    metadata = getattr(found, "metadata", None)
+    return {} if metadata is None else dict(metadata.to_dict())
+
+
+def _id_of(field: Any) -> str | None:
+    """Of what Stripe may send whole or by its id."""
+    return field if field is None or isinstance(field, str) else str(field.id)

@@ -1,0 +1,59 @@
+"""What the jobs do for payments, each a little at a time; True: there may be more."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from sqlalchemy import Engine
+
+from farebox_portal.db import transaction
+from farebox_portal.errors import NotFound
+from farebox_portal.invoicing.terms import Terms, terms_of
+from farebox_portal.payments import collect, events
+from farebox_portal.payments.account import connected
+from farebox_portal.payments.checkout import advance_checkout, due_checkout, postpone
+from farebox_portal.payments.gateway import Gateway, GatewayFailure
+from farebox_portal.payments.open import RETRIES_OF_JOBS, open_gateway
+from farebox_portal.settings import Settings
+
+COLLECTORS = 3
+"""So many invoices are collected at the same time: of different customers, as each is worked on by one."""
+
+
+@dataclass(frozen=True)
+class Till:
+    engine: Engine
+    gateway: Gateway
+    terms: Terms
+
+    @classmethod
+    def of(cls, engine: Engine, settings: Settings) -> Self | None:
+        """None: everything is paid by hand."""
+        gateway = open_gateway(settings, RETRIES_OF_JOBS)
+        return None if gateway is None else cls(engine, gateway, terms_of(settings))
+
+    def enroll(self, now: datetime) -> bool:
+        return collect.enroll(self.engine, now) > 0
+
+    def collect(self, now: datetime) -> bool:
+        return collect.collect_due(collect.Desk(self.engine, self.gateway, self.terms), now)
+
+    def apply_event(self, now: datetime) -> bool:
+        return events.apply_one(self.engine, self.gateway, now)
+
+    def look_at_checkout(self, now: datetime) -> bool:
+        with transaction(self.engine, read_only=True) as session:
+            account, checkout_id = connected(session), due_checkout(session, now)
+        if account is None or checkout_id is None or account.status != "ready":
+            return False
+        try:
+            advance_checkout(self.engine, self.gateway, account, checkout_id, now)
+        except NotFound:
+            return False
+        except GatewayFailure:
+            postpone(self.engine, checkout_id, now)
+            raise
+        return True
+
+    def forget(self, now: datetime) -> None:
+        events.forget_old(self.engine, now)
