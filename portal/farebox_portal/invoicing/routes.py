@@ -15,7 +15,6 @@ from farebox_portal.idempotency import Once, OnceDep
 from farebox_portal.invoicing import actions, credit_notes, replay
 from farebox_portal.invoicing.line_usage import LineUsage, line_usage
 from farebox_portal.invoicing.page import page
-from farebox_portal.invoicing.pdf import pdf
 from farebox_portal.invoicing.show import InvoiceDocument, InvoiceSummary, every, show, summarize
 from farebox_portal.invoicing.status import Status
 from farebox_portal.invoicing.tables import Invoice
@@ -80,6 +79,8 @@ def get_page(id_or_number: str, session: ReadSessionDep, parts: PartsDep) -> Res
 def get_pdf(id_or_number: str, session: ReadSessionDep, parts: PartsDep) -> Response:
     invoice = actions.get(session, id_or_number)
     name = invoice.number or invoice.id
+    from farebox_portal.invoicing.pdf import pdf  # its library takes as long to import as everything else here
+
     headers = {**_PRIVATE, "Content-Disposition": f'inline; filename="{name}.pdf"'}
     return Response(pdf(session, invoice, terms_of(parts.settings)), media_type="application/pdf", headers=headers)
 

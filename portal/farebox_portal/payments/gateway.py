@@ -198,8 +198,8 @@ class Gateway(Protocol):
 
     def checkout(self, id_: str) -> RemoteCheckout: ...
 
-    def portal_url(self, customer: str, return_url: str) -> str:
-        """A page on which the payer sees invoices and changes the way to pay; for a few minutes."""
+    def portal_url(self, customer: str, return_url: str, *, to_card: bool = False) -> str:
+        """A page on which the payer sees invoices and changes the way to pay; for a few minutes. `to_card`: at once."""
         ...
 
     def endpoints(self, instance: str) -> list[Endpoint]: ...

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import Field
 from sqlmodel import col, select
 from starlette.concurrency import run_in_threadpool
 
@@ -54,8 +55,11 @@ class CollectionDocument(Output):
     updated_at: Instant
 
 
-class ManageInput(Input):
-    return_url: str | None = None
+class PaymentPageInput(Input):
+    """`flow`: lead there at once, and not to the overview. `returnUrl`: where the page leads back to."""
+
+    return_url: Annotated[str, Field(max_length=2048, pattern=r"^https?://")] | None = None
+    flow: Literal["payment_method_update"] | None = None
 
 
 class PageDocument(Output):
@@ -161,15 +165,18 @@ def _show(row: Collection) -> CollectionDocument:
 
 
 @router.post("/customers/{id_or_key}/payment-page", response_model_exclude_none=True)
-def open_payment_page(id_or_key: str, parts: PartsDep, body: ManageInput | None = None) -> PageDocument:
+def open_payment_page(id_or_key: str, parts: PartsDep, body: PaymentPageInput | None = None) -> PageDocument:
     """A page of the provider's on which the customer changes the card and sees invoices; good for a few minutes."""
-    return_url = (body or ManageInput()).return_url or parts.settings.public_url
+    wanted = body or PaymentPageInput()
+    return_url = wanted.return_url or parts.settings.public_url
     with transaction(parts.engine, read_only=True) as session:
         payer = session.get(Payer, accounts.get(session, id_or_key).id)
     if payer is None or payer.provider_id is None:
         raise Conflict("The customer has never paid by the provider.", code="no_payment_customer")
     try:
-        return PageDocument(url=_gateway(parts).portal_url(payer.provider_id, return_url))
+        return PageDocument(
+            url=_gateway(parts).portal_url(payer.provider_id, return_url, to_card=wanted.flow is not None)
+        )
     except GatewayFailure as failure:
         raise _away(failure) from failure
 

@@ -192,8 +192,10 @@ class StripeGateway:
         found = _call(lambda: self._v1.checkout.sessions.retrieve(id_))
         return RemoteCheckout(found.id, _id_of(found.customer) or "", cast(Any, found.status), found.url)
 
-    def portal_url(self, customer: str, return_url: str) -> str:
+    def portal_url(self, customer: str, return_url: str, *, to_card: bool = False) -> str:
         given: Any = {"customer": customer, "return_url": return_url}
+        if to_card:
+            given["flow_data"] = {"type": "payment_method_update"}
         return str(_call(lambda: self._v1.billing_portal.sessions.create(given)).url)
 
     # --- webhooks ----------------------------------------------------------------------------------------------------

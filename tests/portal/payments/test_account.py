@@ -1,5 +1,6 @@
 """Connecting the provider: one account, one mode, every permission; and what is said about it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from builders.payments import Shop
 from builders.stripe_client import KEY
 from builders.stripe_contract import Contract
 from farebox_portal.db import transaction
+from farebox_portal.payments import account
 from farebox_portal.payments.account import is_reachable
 from farebox_portal.payments.stripe_gateway import EVENTS
 from farebox_portal.payments.tables import PaymentAccount
@@ -147,3 +149,28 @@ def test_a_secret_from_the_environment_is_taken_and_no_endpoint_made(
     shop.connect()
     assert list(standin.books.all("webhook_endpoint")) == []
     assert shop.client.get("/v1/billing-readiness").json()["webhooks"]["mode"] == "events"
+
+
+def test_one_file_alone_knows_the_sdk_of_the_provider() -> None:
+    portal = Path(account.__file__).parents[1]
+    knows = {
+        path.name for path in portal.rglob("*.py") if re.search(r"^\s*(import|from) stripe\b", path.read_text(), re.M)
+    }
+    assert knows == {"stripe_gateway.py"}
+
+
+@pytest.mark.parametrize("flow", [None, "payment_method_update"])
+def test_a_customer_is_led_to_the_providers_page(shop: Shop, flow: str | None) -> None:
+    shop.a_customer(card=None)
+    refused = shop.client.post("/v1/customers/acme/payment-page", json={})
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_payment_customer")
+    shop.leave_card("acme")
+    document = {"returnUrl": "https://example.com/back"} | ({"flow": flow} if flow else {})
+    answer = shop.client.post("/v1/customers/acme/payment-page", json=document)
+    assert answer.status_code == 200
+    assert answer.json()["url"].startswith(shop.standin.url)
+    (session,) = shop.standin.books.all("billing_portal.session")
+    assert session["return_url"] == "https://example.com/back"
+    assert (session["flow"] and session["flow"]["type"]) == flow
+    script = shop.client.post("/v1/customers/acme/payment-page", json={"returnUrl": "javascript:alert(1)"})
+    assert script.status_code == 422

@@ -6,7 +6,7 @@ import pytest
 
 from builders.payments import DAY, Shop
 from builders.portal import a_plan
-from builders.stripe_flows import DECLINED_WHEN_CHARGED
+from builders.stripe_flows import ASKS, DECLINED_WHEN_CHARGED
 from builders.subscriptions import APRIL, a_fee
 from farebox_portal.db import transaction
 from farebox_portal.entitlements.compile import compile_account
@@ -107,6 +107,16 @@ def test_a_payment_restores_access_at_once_whenever_it_comes(renewing: Shop, aft
     assert renewing.invoices()[1].status == "paid"
     assert renewing.standing(id_of(renewing)) == ("paid", None)
     assert steps_of(renewing, invoice.customer_id) == [(-31, "")]
+
+
+def test_a_payment_that_waits_for_its_payer_is_given_up_a_week_later_without_another_try(shop: Shop) -> None:
+    shop.a_customer(card=ASKS)
+    id_ = shop.a_subscription()
+    for _ in range(9):
+        shop.work()
+        shop.clock.advance(DAY)
+    assert (shop.collection().tries, shop.standing(id_)[0]) == (1, "uncollectible")
+    assert [one[1] for one in shop.there()] == ["uncollectible"]
 
 
 def test_a_portal_that_was_away_for_a_fortnight_tries_once_more_and_gives_up(renewing: Shop) -> None:
