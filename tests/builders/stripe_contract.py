@@ -31,6 +31,7 @@ from builders.stripe_types import (
     is_required,
     literals,
     module,
+    parsed,
     type_of_object,
 )
 
@@ -78,7 +79,7 @@ def _faults(type_: Type, value: Any, at: str, *, sent: bool) -> Iterator[str]:
     """What keeps `value` from being of the type. `sent`: it comes from a form, where every leaf is text."""
     node = type_.node
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        yield from _faults(type_.of(ast.parse(node.value.strip(), mode="eval").body), value, at, sent=sent)
+        yield from _faults(type_.of(parsed(node.value.strip(), "eval").body), value, at, sent=sent)
         return
     parts = alternatives(type_)
     if len(parts) > 1:

@@ -4,6 +4,7 @@ Read as syntax; nothing of it runs. A name is looked up as Python would: in the 
 """
 
 import ast
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,15 @@ ROOT = Path(stripe.__file__).parent
 PLAIN = {"int", "float", "bool", "str", "Any", "Decimal", "object", "StripeObject"}
 LISTS = {"List", "list", "Sequence"}
 _WRAPPERS = {"NotRequired", "ClassVar", "Required"}
+
+
+_PARSING = threading.Lock()
+
+
+def parsed(text: str, mode: str = "exec") -> Any:
+    """CPython 3.11 counts the depth of a syntax tree for all threads together: one at a time."""
+    with _PARSING:
+        return ast.parse(text, mode=mode)
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ def alternatives(type_: Type) -> list[Type]:
     """The members of a union, flat. Where values are listed, text in general is no alternative to them."""
     node = type_.node
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return alternatives(type_.of(ast.parse(node.value.strip(), mode="eval").body))
+        return alternatives(type_.of(parsed(node.value.strip(), "eval").body))
     if isinstance(node, ast.BinOp):
         found = [*alternatives(type_.of(node.left)), *alternatives(type_.of(node.right))]
     elif head(node) == "Union":
@@ -120,7 +130,7 @@ def class_of(type_: Type) -> Record | None:
     """The class that a name stands for: nested in those around it, in the file, or imported."""
     node = type_.node
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        node = ast.parse(node.value.strip(), mode="eval").body
+        node = parsed(node.value.strip(), "eval").body
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         outer = class_of(type_.of(node.value))
         assert outer is not None
@@ -141,7 +151,7 @@ def class_of(type_: Type) -> Record | None:
 
 @cache
 def module(path: Path) -> Module:
-    tree = ast.parse(path.read_text())
+    tree = parsed(path.read_text())
     imports = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stripe."):
