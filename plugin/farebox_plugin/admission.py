@@ -152,35 +152,20 @@ class Admission:
         for ticket in batch:
             if not can_ask or ticket.is_abandoned:
                 dropped.append(ticket)
-                continue
-            place = (ticket.terms, ticket.hold.text)
-            if place in by_terms:
-                by_terms[place].append(ticket)
             else:
-                by_terms[place] = [ticket]
+                by_terms.setdefault((ticket.terms, ticket.hold.text), []).append(ticket)
         self._drop(dropped)
         groups = list(by_terms.values())
         live = [ticket for group in groups for ticket in group]
         if not live:
             return
-        intents = []
         keys: list[str] = []
         arguments: list[bytes | str | int] = [server.generation, int(server.now_ms()) + LATE_AFTER_MS]
         for group in groups:
-            terms = group[0].terms
-            hold = f"{self._owner};{group[0].hold.text}"
-            rids = [ticket.call.rid for ticket in group]
-            intents.append(_intent(terms, hold, rids))
-            keys += (layout.counters(terms.account), layout.holds(terms.account))
-            arguments += (terms.version, terms.rate_field, terms.emission_us, terms.tolerance_us, hold)
-            arguments.append(len(terms.counters))
-            for counter in terms.counters:
-                units = group[0].hold.units[counter.meter]
-                arguments += (counter.field, -units if counter.is_divisible else units, counter.limit)
-            arguments.append(len(rids))
-            arguments += rids
+            keys += (layout.counters(group[0].terms.account), layout.holds(group[0].terms.account))
+            arguments += self._question(group)
         try:
-            self._spool.append(intents)
+            self._spool.append([_intent(group[0].terms, self._hold_of(group[0]), _rids(group)) for group in groups])
         except SpoolFull as fault:
             log.error("spool_full", reason=str(fault))
             self._drop(live)
@@ -210,6 +195,21 @@ class Admission:
 
         timer = asyncio.get_running_loop().call_later(self._timeout_s, timed_out)
         self._link.run(ADMIT, keys, arguments, replied)
+
+    def _question(self, group: Sequence[Ticket]) -> Iterator[str | int]:
+        """What the script is told of requests under the same terms (scripts/admit.lua)."""
+        terms, hold = group[0].terms, group[0].hold
+        yield from (terms.version, terms.rate_field, terms.emission_us, terms.tolerance_us, self._hold_of(group[0]))
+        yield len(terms.counters)
+        for counter in terms.counters:
+            units = hold.units[counter.meter]
+            yield from (counter.field, -units if counter.is_divisible else units, counter.limit)
+        yield len(group)
+        yield from _rids(group)
+
+    def _hold_of(self, ticket: Ticket) -> str:
+        """As it stands in Valkey and in the spool: this worker is its owner."""
+        return f"{self._owner};{ticket.hold.text}"
 
     def _answers_came(self, groups: Sequence[list[Ticket]], results: Sequence[Reply]) -> None:
         """The script's word on each request: note it in the spool, then let the answers go."""
@@ -276,7 +276,7 @@ class Admission:
         records = []
         for ticket in passing:
             terms, rid = ticket.terms, ticket.call.rid
-            records += [_intent(terms, f"{self._owner};{ticket.hold.text}", [rid]), record(ALLOWED, terms.account, rid)]
+            records += [_intent(terms, self._hold_of(ticket), [rid]), record(ALLOWED, terms.account, rid)]
         try:
             self._spool.append(records)
         except SpoolFull as fault:
@@ -362,6 +362,10 @@ class Admission:
 
 def _intent(terms: Terms, hold: str, rids: Sequence[str]) -> bytes:
     return record(INTENT, terms.account, terms.subscription, terms.key, terms.policy.key, hold, *rids)
+
+
+def _rids(group: Sequence[Ticket]) -> list[str]:
+    return [ticket.call.rid for ticket in group]
 
 
 def _counters_of(ticket: Ticket) -> str:

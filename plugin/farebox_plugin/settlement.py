@@ -146,11 +146,7 @@ class Settlements:
     def _send(self, batch: Sequence[_Item]) -> None:
         alike: dict[tuple[str, str, _Used], list[_Item]] = {}
         for item in batch:
-            place = (item.account, item.owner, item.used)
-            if place in alike:
-                alike[place].append(item)
-            else:
-                alike[place] = [item]
+            alike.setdefault((item.account, item.owner, item.used), []).append(item)
         keys: list[str] = []
         arguments: list[bytes | str | int] = [self._link.server_of(_counters_of(batch[0])).generation]
         for (account, owner, used), items in alike.items():

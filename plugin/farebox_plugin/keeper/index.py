@@ -299,6 +299,11 @@ class Index:
     def _apply(self, spool: str, record: Record, at: float) -> None:
         account, *fields = record.fields()
         self.touched.add(account)
+        if record.kind == VOID:
+            for rid in fields:
+                if (account, rid) not in self._ended:
+                    self._end(account, rid, Ended(at, {}, []))
+            return
         requests = self._open.setdefault(account, {})
         if record.kind == INTENT:
             subscription, key, policy, hold, *rids = fields
@@ -320,11 +325,6 @@ class Index:
             for rid in fields:
                 if rid in requests:
                     self._closed(requests, spool, requests[rid], at)
-        elif record.kind == VOID:
-            for rid in fields:
-                if (account, rid) not in self._ended:
-                    requests.pop(rid, None)
-                    self._ended[(account, rid)] = Ended(at, {}, [])
         if not requests:
             del self._open[account]
 

@@ -192,7 +192,8 @@ def _grant(book: Book, step: Step, grant: Grant, work: Work) -> None:
         "granted_minor": grant.amount_minor,
         "released_minor": grant.released_minor,
         "left_minor": grant.amount_minor,
-        "after_sequence": book.sequence,
+        "from_sequence": book.sequence + (book.draft is None),
+        "from_position": 0 if book.draft is None else len(book.draft.entries),
         "granted_at": work.now,
     }
     work.credits.append(row)
@@ -219,15 +220,19 @@ def _add(book: Book, step: Step, composed: Composed, work: Work) -> None:
     at = len(draft.entries)
     draft.add(composed.lines)
     if is_first or step.kind not in ("start", "change"):
-        # A period has one invoice. What comes when that was issued already, as an operator did not wait, is late.
-        kind = "late" if (step.kind, step.period.start) in book.closed else step.kind
-        draft.columns |= {"kind": kind, "period_start": step.period.start, "period_end": step.period.end}
+        _name(book, draft, step)
     draft.columns["closes_at"] = step.closes_at
     for entry in draft.entries[at:]:
         key = entry.columns["charge_key"]
         book.billed[key] = with_line(book.billed.get(key, NOTHING), entry.columns, "draft")
     _sum_up(draft, sum(entry.columns["amount_minor"] for entry in draft.entries), 0, 0)
     work.put(draft)
+
+
+def _name(book: Book, draft: Paper, step: Step) -> None:
+    """A period has one invoice. What comes when that was issued already, as an operator did not wait, is late."""
+    kind = "late" if (step.kind, step.period.start) in book.closed else step.kind
+    draft.columns |= {"kind": kind, "period_start": step.period.start, "period_end": step.period.end}
 
 
 def _issue(book: Book, draft: Paper, step: Step, work: Work, *, whatever_it_is: bool = False) -> None:
@@ -241,6 +246,8 @@ def _issue(book: Book, draft: Paper, step: Step, work: Work, *, whatever_it_is: 
 
     bill = adjusted([entry.line for entry in draft.entries], book.credits, by, applies, of)
     is_last = step.kind in ("final", "late")
+    if is_last:  # also where nothing is added any more to what was carried until now
+        _name(book, draft, step)
     is_small = 0 < bill.total_minor < minimum_minor(of)
     if is_small and work.terms.carries_small and not is_last and not whatever_it_is:
         return

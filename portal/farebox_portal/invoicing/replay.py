@@ -1,8 +1,8 @@
-"""An invoice made once more, from the ledger and the plan versions that it names: its document is the same to the byte.
+"""An invoice made once more, from the plan versions that it names: its document is the same to the byte.
 
-What the replay takes from the invoice is what it decided on: which charges, how much of a fee was served, and which
-credits and coupons it used. Everything else is rated anew. Usage that came after the issue is not part of the invoice:
-it is told beside it, and a later line has it or will have it.
+What the replay takes from the invoice is what it decided on: which charges, how much of a fee was served, how much
+was used, and which credits and coupons it took. Everything else is rated anew. Where the ledger has other usage by
+now, that is told beside it, and a later line has it or will have it.
 """
 
 import json
@@ -12,6 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import groupby
 
+from sqlalchemy import tuple_
 from sqlmodel import Session, col, select
 
 from farebox_portal.catalog.tables import Addon, Feature, Plan
@@ -68,11 +69,12 @@ def replay(session: Session, invoice: Invoice) -> Replay:
     rows: list[Columns] = []
     late: list[LateUsage] = []
     lines = lines_of(session, invoice)
-    for _, group in groupby(lines, key=lambda line: line.charge_key):
-        charge = list(group)
-        found, usage = _again(session, invoice, charge, of)
-        rows += found
-        late += usage
+    last = {line.charge_key: line.position for line in lines}
+    for _, group in groupby(lines, key=_made_together):
+        made = list(group)
+        if last[made[-1].charge_key] == made[-1].position:
+            late += _late_usage(session, made[-1])
+        rows += _again(session, invoice, made, of)
     columns = invoice.model_dump()
     columns["subtotal_minor"] = sum(row["amount_minor"] for row in rows)
     on_top = sum(tax["amountMinor"] for row in rows for tax in row["taxes"] if not tax["isInclusive"])
@@ -98,19 +100,20 @@ def _parsed(text: str) -> Columns:
     return found
 
 
-def _again(
-    session: Session, invoice: Invoice, lines: Sequence[InvoiceLine], of: Currency
-) -> tuple[list[Columns], list[LateUsage]]:
-    """The lines of one charge, rated anew."""
+def _made_together(line: InvoiceLine) -> tuple[str, object]:
+    """Lines of a charge that one step made. A draft that is carried takes the same charge up again: the difference."""
+    return line.charge_key, (line.share, line.revision) if line.metered is None else line.metered
+
+
+def _again(session: Session, invoice: Invoice, lines: Sequence[InvoiceLine], of: Currency) -> list[Columns]:
+    """The lines of one charge that were made together, rated anew."""
     card = _card(session, lines[0])
     before = _before(session, invoice, lines[0])
-    late: list[LateUsage] = []
     if lines[0].metered is None:
         rated = _fee(session, invoice, lines[-1], card, before, of)
     else:
-        metered, late = _metered(session, lines[0])
         period = Period(lines[0].rated_start, lines[0].rated_end)
-        all_lines = rate(Charge(card, of, period), metered)
+        all_lines = rate(Charge(card, of, period), lines[0].metered)
         rated = difference(all_lines, before) if before else all_lines
     made = {line_key(line): line for line in rated}
     rows = []
@@ -120,7 +123,7 @@ def _again(
         if line is not None:
             _put(row, stored, line)
         rows.append(row if line is not None else row | {"amount_minor": 0, "gross_minor": 0})
-    return rows, late
+    return rows
 
 
 def _put(row: Columns, stored: InvoiceLine, line: Line) -> None:
@@ -150,14 +153,14 @@ def _card(session: Session, line: InvoiceLine) -> RateCard:
 
 
 def _before(session: Session, invoice: Invoice, line: InvoiceLine) -> list[Line]:
-    """What earlier invoices charged."""
+    """What was charged before: by earlier invoices, and by this one as long as it was a draft."""
     found = session.exec(
         select(InvoiceLine)
         .join(Invoice, col(Invoice.id) == col(InvoiceLine.invoice_id))
         .where(
             InvoiceLine.subscription_id == line.subscription_id,
             InvoiceLine.charge_key == line.charge_key,
-            Invoice.sequence < invoice.sequence,
+            tuple_(col(Invoice.sequence), col(InvoiceLine.position)) < (invoice.sequence, line.position),
             col(Invoice.is_rebilled).is_(False),
         )
         .order_by(col(Invoice.sequence), col(InvoiceLine.position))
@@ -176,7 +179,7 @@ def _fee(
         select(CreditRow.released_minor).where(
             CreditRow.subscription_id == line.subscription_id,
             CreditRow.charge_key == line.charge_key,
-            col(CreditRow.after_sequence) < invoice.sequence,
+            tuple_(col(CreditRow.from_sequence), col(CreditRow.from_position)) <= (invoice.sequence, line.position),
         )
     )
     more = sum(one.amount_minor for one in lines) - sum(one.rated_minor for one in before) + sum(released)
@@ -184,9 +187,10 @@ def _fee(
     return (Line(last.key, last.kind, last.description, ONE, last.unit_amount, more, period, None, last.share),)
 
 
-def _metered(session: Session, line: InvoiceLine) -> tuple[Decimal, list[LateUsage]]:
-    """From the ledger; where that has more by now, what it had then, and a word about it."""
-    assert line.metered is not None
+def _late_usage(session: Session, line: InvoiceLine) -> list[LateUsage]:
+    """What the ledger has by now of the line's charge, if that is not what was invoiced."""
+    if line.metered is None:
+        return []
     assert line.meter is not None
     feature = session.exec(select(Feature).where(Feature.key == line.feature_key)).first()
     timeline = read_timeline(session)
@@ -199,6 +203,5 @@ def _metered(session: Session, line: InvoiceLine) -> tuple[Decimal, list[LateUsa
         None if feature is None else feature.filters,
     )
     if Decimal(now) == line.metered:
-        return Decimal(now), []
-    told = LateUsage(charge=line.charge_key, meter=line.meter, invoiced=format(line.metered, "f"), now=str(now))
-    return line.metered, [told]
+        return []
+    return [LateUsage(charge=line.charge_key, meter=line.meter, invoiced=format(line.metered, "f"), now=str(now))]

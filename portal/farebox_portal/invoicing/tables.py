@@ -137,7 +137,8 @@ class InvoiceLine(SQLModel, table=True):
 class CreditRow(SQLModel, table=True):
     """Money on the customer's side: what a pause or a change of plan gave back of a fee, or an invoice below 0.
 
-    `source` names what gave it, so that it is given once. `after_sequence`: how many invoices there were before it.
+    `source` names what gave it, so that it is given once. Lines of the subscription that were made after it stand
+    from (`from_sequence`, `from_position`) on.
     """
 
     __tablename__ = "invoice_credits"
@@ -153,7 +154,8 @@ class CreditRow(SQLModel, table=True):
     granted_minor: int = Field(sa_type=BigInteger)
     released_minor: int = Field(sa_type=BigInteger)  # of the charge as it was rated
     left_minor: int = Field(sa_type=BigInteger)
-    after_sequence: int
+    from_sequence: int
+    from_position: int
     granted_at: datetime = Field(sa_type=UTCDateTime)
 
 

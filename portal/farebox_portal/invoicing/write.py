@@ -126,7 +126,8 @@ def _below_zero(paper: Paper, occasion: ledger.Occasion, work: Work) -> list[led
             "granted_minor": -columns["total_minor"],
             "released_minor": 0,
             "left_minor": -columns["total_minor"],
-            "after_sequence": columns["sequence"],
+            "from_sequence": columns["sequence"] + 1,
+            "from_position": 0,
             "granted_at": work.now,
         }
     )

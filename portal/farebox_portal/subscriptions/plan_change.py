@@ -127,7 +127,7 @@ def plan_migration(session: Session, subscription: Subscription, wanted: Migrate
     at = effective_at(life, found, wanted.timing, now)
     cut = stretches(_left(life, at, now), found)
     current = cut[stretch_at(cut, at)]
-    target = _version(session, current.plan.key, wanted.target_version)
+    target = published_version(session, current.plan.key, wanted.target_version)
     _require_other(current.plan, target, wanted.starting_phase)
     require_phase(target, wanted.starting_phase)
     phase, phase_start = wanted.starting_phase, None
@@ -218,8 +218,11 @@ def _require_other(current: Plan, target: Plan, starting_phase: str | None) -> N
         raise Conflict("It would be on this version of this plan then in any case.", code="plan_unchanged")
 
 
-def _version(session: Session, key: str, number: int | None) -> Plan:
-    """Any version that was published: back to an older one is allowed."""
+def published_version(session: Session, key: str, number: int | None) -> Plan:
+    """To migrate to: any version that was published, as back to an older one is allowed; by default the one on sale.
+
+    Raises NotFound, Conflict.
+    """
     plan = plans.newest_active(session, key) if number is None else plans.get_version(session, key, number)
     if plan is None and number is not None:
         place: Fault = {"pointer": "/targetVersion", "detail": "the plan has no such version"}

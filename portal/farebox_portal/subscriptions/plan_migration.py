@@ -21,12 +21,19 @@ from farebox_portal.catalog import plans
 from farebox_portal.catalog.plan_changes import plan_changes
 from farebox_portal.catalog.tables import Plan
 from farebox_portal.documents import Input, Key, Output, Whole
-from farebox_portal.errors import Conflict, FareboxError, Fault, NotFound
+from farebox_portal.errors import Conflict, FareboxError
 from farebox_portal.pricing.money import currency, decimal_text
 from farebox_portal.subscriptions.document import PlanReference, refer
 from farebox_portal.subscriptions.life import scheduled
 from farebox_portal.subscriptions.lifecycle import Timing, require_phase
-from farebox_portal.subscriptions.plan_change import MigrateInput, PlannedChange, carry_out, lock, plan_migration
+from farebox_portal.subscriptions.plan_change import (
+    MigrateInput,
+    PlannedChange,
+    carry_out,
+    lock,
+    plan_migration,
+    published_version,
+)
 from farebox_portal.subscriptions.rows import read_lives
 from farebox_portal.subscriptions.tables import SegmentRow, Subscription
 
@@ -111,13 +118,7 @@ def migrate(session: Session, plan: Plan, wanted: PlanMigrationInput, now: datet
 
 
 def _target(session: Session, plan: Plan, wanted: PlanMigrationInput) -> Plan:
-    number = wanted.target_version
-    target = plans.newest_active(session, plan.key) if number is None else plans.get_version(session, plan.key, number)
-    if target is None and number is not None:
-        place: Fault = {"pointer": "/targetVersion", "detail": "the plan has no such version"}
-        raise NotFound("There is no such version of the plan.", code="plan_not_found", errors=[place])
-    if target is None or target.status == "draft":
-        raise Conflict("No version to migrate to is published.", code="plan_not_active")
+    target = published_version(session, plan.key, wanted.target_version)
     if target.id == plan.id:
         raise Conflict("This is the version to migrate from; name another one.", code="plan_unchanged")
     require_phase(target, wanted.starting_phase)

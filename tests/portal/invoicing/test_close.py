@@ -153,6 +153,19 @@ def test_the_last_invoice_is_issued_however_small_it_is(session: Session, use: U
     assert (closed.period_start, closed.period_end) == (APRIL, MID + DAY)
 
 
+def test_what_was_carried_to_the_end_is_issued_there_though_nothing_is_added(
+    session: Session, use: Use, run: Run
+) -> None:
+    row = an_order(session, "cents")
+    use(row, MID, 30)
+    (carried,) = run(MAY + HOUR)
+    assert (carried.kind, carried.status) == ("period", "draft")
+    lifecycle.cancel(session, row, "immediate", MAY + DAY)
+    (closed,) = run(MAY + DAY + HOUR)
+    assert (closed.id, closed.kind, closed.status, closed.total_minor) == (carried.id, "final", "issued", 30)
+    assert (closed.period_start, closed.period_end) == (MAY, MAY + DAY)
+
+
 def test_usage_that_comes_after_the_last_invoice_makes_one_more(session: Session, use: Use, run: Run) -> None:
     row = an_order(session, "cents")
     use(row, MID, 100)

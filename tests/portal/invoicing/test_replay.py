@@ -6,8 +6,9 @@ import pytest
 from sqlmodel import Session, select
 
 from builders.invoices import DAY, HOUR, TERMS, a_shelf
+from builders.portal import a_plan
 from builders.quotes import Use
-from builders.subscriptions import APRIL, an_order
+from builders.subscriptions import APRIL, a_fee, an_order
 from farebox_portal.catalog.tables import Plan
 from farebox_portal.errors import Conflict
 from farebox_portal.invoicing import actions, replay
@@ -43,6 +44,39 @@ def test_every_kind_of_line_replays_to_the_byte(session: Session, use: Use, run:
         assert again.text == invoice.document
     late = [replay.show(session, one).late_usage for one in found]
     assert any(late), "what came after the issue is told"
+
+
+def test_a_draft_that_took_up_a_charge_twice_replays(session: Session, use: Use, run: Run) -> None:
+    row = an_order(session, "cents")
+    use(row, APRIL + DAY, 2)
+    run(MAY + HOUR)
+    use(row, APRIL + DAY, 962, name="late")
+    closed = run(datetime(2026, 6, 1, 1, tzinfo=UTC))[-1]
+    lines = session.exec(select(InvoiceLine).where(InvoiceLine.invoice_id == closed.id)).all()
+    assert [(line.revision, line.amount_minor) for line in lines] == [(0, 2), (1, 962)]
+    assert replay.show(session, closed).is_identical
+    assert replay.show(session, closed).late_usage == []
+    use(row, APRIL + DAY, 1, name="later")
+    told = [(one.invoiced, one.now) for one in replay.show(session, closed).late_usage]
+    assert told == [("964", "965")], "against all that the invoice has, and once"
+
+
+def test_a_draft_that_took_up_a_fee_twice_replays(session: Session, run: Run) -> None:
+    """A dollar a month, so that what a pause leaves of it is carried."""
+    a_plan(session, a_fee("1"), key="dollar")
+    row = an_order(session, "dollar")
+    (first,) = run(APRIL)
+    actions.pay(session, first, TERMS, APRIL)
+    lifecycle.pause(session, row, PauseInput(), APRIL + 10 * DAY)
+    run(APRIL + 10 * DAY)
+    for begins in (20, 23):
+        lifecycle.resume(session, row, "immediate", APRIL + begins * DAY)
+        run(APRIL + begins * DAY)
+        lifecycle.pause(session, row, PauseInput(), APRIL + (begins + 1) * DAY)
+        run(APRIL + (begins + 1) * DAY)
+    lifecycle.cancel(session, row, "immediate", MAY + DAY)
+    for invoice in run(JULY):
+        assert replay.replay(session, invoice).text == invoice.document
 
 
 def test_a_changed_price_or_quantity_does_not_replay(session: Session, use: Use, run: Run) -> None:
