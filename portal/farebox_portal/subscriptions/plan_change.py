@@ -113,7 +113,9 @@ def plan_change(
     _require_other(found[_left(life, at, now).segment_at(at).plan_id], target, wanted.starting_phase)
     share = None
     if life.start < at <= now:
-        share = used_share(session, subscription.id, life.anchor, stretches(life, found), now)
+        # Of the plan that was in force before: one that was ordered and is replaced in the same instant was never used.
+        left = stretches(_as_planned_until(life, at), found)
+        share = used_share(session, subscription.id, life.anchor, left, now)
     is_fresh = life.start < at and direction == "upgrade" and timing != "next_billing_cycle"
     command = Change(at, target.id, wanted.starting_phase, is_fresh=is_fresh, used_share=share)
     return _planned(session, subscription, life, command, found | {target.id: target}, direction, now)
@@ -134,7 +136,8 @@ def plan_migration(session: Session, subscription: Subscription, wanted: Migrate
     if phase is None:
         phase, phase_start = current.phase["key"], current.phase_start
         _require_same_phase(target, phase)
-    command = Change(at, target.id, phase, phase_start, used_share=Fraction(0))
+    replaced = next((segment.used_share for segment in life.segments if segment.start == at), None)
+    command = Change(at, target.id, phase, phase_start, used_share=replaced or Fraction(0))
     return _planned(session, subscription, life, command, found | {target.id: target}, "migration", now)
 
 

@@ -109,6 +109,17 @@ def test_time_counts_where_little_was_used_and_usage_that_comes_late_changes_not
 
 
 @pytest.mark.usefixtures("catalog")
+def test_what_replaces_a_change_in_the_same_instant_leaves_the_plan_that_was_in_force(session: Session) -> None:
+    """And not the one that was ordered and never used: nobody gets more back by way of a third plan."""
+    row = an_order(session, "pro")
+    use(session, row, 7000, APRIL + DAY)
+    assert change(session, row, "max", MID).credit.amount == "8.70"
+    a_plan(session, a_fee("99"), key="max", version=2)
+    assert migrate(session, row, MID).credit.amount == "8.70"
+    assert change(session, row, "free", MID, timing="immediate").credit.amount == "8.70"
+
+
+@pytest.mark.usefixtures("catalog")
 def test_a_downgrade_waits_for_the_next_cycle_and_can_be_taken_back(session: Session) -> None:
     row = an_order(session, "pro")
     answer = change(session, row, "free", MID)
