@@ -128,3 +128,15 @@ def test_a_stripe_key_of_the_right_mode_is_taken(given: dict[str, str]) -> None:
     assert settings.stripe_api_key is not None
     assert given["STRIPE_API_KEY"] not in repr(settings)
     assert settings.is_stripe_local is ("STRIPE_API_BASE" in given)
+
+
+@pytest.mark.parametrize("kind", ["sk", "rk"])
+@pytest.mark.parametrize("mode", ["test", "live"])
+@pytest.mark.parametrize("environment", ["test", "production"])
+def test_live_keys_are_for_production_and_test_keys_for_test(kind: str, mode: str, environment: str) -> None:
+    given = {"FAREBOX_STRIPE_API_KEY": f"{kind}_{mode}_0123456789abcdef", "FAREBOX_ENVIRONMENT": environment}
+    if (mode == "live") == (environment == "production"):
+        assert load_settings(GOOD | given).environment == environment
+    else:
+        with pytest.raises(SettingsError, match=r"FAREBOX_STRIPE_API_KEY: must be a (test|live) key"):
+            load_settings(GOOD | given)

@@ -50,6 +50,20 @@ def connected(session: Session) -> PaymentAccount | None:
     return session.get(PaymentAccount, _PROVIDER)
 
 
+def usable(session: Session, gateway: Gateway) -> PaymentAccount | None:
+    """The account, while anything may be asked of it: its key is the one that was checked, and is not refused."""
+    row = connected(session)
+    return row if row is not None and row.status == "ready" and is_checked(row, gateway) else None
+
+
+def is_checked(row: PaymentAccount, gateway: Gateway) -> bool:
+    """Whether the key is the one with which the account was connected, or which it was rotated to.
+
+    Another one may be of another account, where none of our customers is: each would look like one that was deleted.
+    """
+    return row.key_fingerprint in (None, gateway.fingerprint)
+
+
 def connect(engine: Engine, gateway: Gateway, settings: Settings, now: datetime) -> PaymentAccount:
     """From now on invoices are collected there. Raises Conflict the second time, Invalid for a key that will not do.
 
@@ -65,6 +79,7 @@ def connect(engine: Engine, gateway: Gateway, settings: Settings, now: datetime)
         account_id=account_id,
         is_live=gateway.is_live,
         instance=secrets.token_hex(6),
+        key_fingerprint=gateway.fingerprint,
         connected_at=now,
         updated_at=now,
     )
@@ -91,6 +106,7 @@ def rotate(engine: Engine, gateway: Gateway, settings: Settings, now: datetime) 
     with transaction(engine) as session:
         stored = session.get_one(PaymentAccount, _PROVIDER)
         stored.status, stored.fault, stored.updated_at = "ready", None, now
+        stored.key_fingerprint = gateway.fingerprint
         stored.webhook_id, stored.webhook_secrets = row.webhook_id, row.webhook_secrets
         session.add(stored)
         audit.record(session, "stripe.rotate", "payment_account", row.id, now, after={"account": row.account_id})
@@ -149,22 +165,22 @@ def note_fault(session: Session, status: str, fault: str, now: datetime) -> None
         session.add(row)
 
 
-def readiness(session: Session, settings: Settings) -> ReadinessDocument:
+def readiness(session: Session, settings: Settings, gateway: Gateway | None) -> ReadinessDocument:
+    """From our own records; `gateway` (None: no key is set) is asked nothing."""
     row = connected(session)
-    has_key = settings.stripe_api_key is not None
     if row is None:
-        remedy = "POST /v1/setup/stripe" if has_key else "set FAREBOX_STRIPE_API_KEY, then POST /v1/setup/stripe"
+        steps = ("set FAREBOX_STRIPE_API_KEY, then " if gateway is None else "") + "POST /v1/setup/stripe"
         return ReadinessDocument(
-            provider="manual", is_ready=True, remedy=f"to collect by Stripe: {remedy}", has_stripe_app=False,
+            provider="manual", is_ready=True, remedy=f"to collect by Stripe: {steps}", has_stripe_app=False,
             has_default_billing_profile=False,
         )  # fmt: skip
-    fault = row.fault if has_key else "FAREBOX_STRIPE_API_KEY is not set."
+    fault, remedy = _fault(row, gateway)
     is_polling = not webhook_secrets(session, settings)
     return ReadinessDocument(
         provider="stripe",
         is_ready=fault is None,
         fault=fault,
-        remedy=None if fault is None else "mend the key, then POST /v1/setup/stripe/rotate",
+        remedy=remedy,
         has_stripe_app=True,
         stripe_app_id=row.account_id,
         mode="live" if row.is_live else "test",
@@ -179,6 +195,16 @@ def readiness(session: Session, settings: Settings) -> ReadinessDocument:
             dead=_count(session, "dead"),
         ),
     )
+
+
+def _fault(row: PaymentAccount, gateway: Gateway | None) -> tuple[str | None, str | None]:
+    """Why nothing is collected, and what helps."""
+    if gateway is None:
+        return "FAREBOX_STRIPE_API_KEY is not set.", "set it, and start again"
+    if not is_checked(row, gateway):
+        fault = "FAREBOX_STRIPE_API_KEY is another key than the one that was checked; nothing is sent with it."
+        return fault, "POST /v1/setup/stripe/rotate"
+    return row.fault, None if row.fault is None else "mend the key, then POST /v1/setup/stripe/rotate"
 
 
 def _count(session: Session, state: str) -> int:

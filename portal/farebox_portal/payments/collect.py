@@ -24,7 +24,7 @@ from farebox_portal.invoicing.status import OPEN
 from farebox_portal.invoicing.tables import Invoice
 from farebox_portal.invoicing.terms import Terms
 from farebox_portal.payments import dunning
-from farebox_portal.payments.account import connected, note_fault
+from farebox_portal.payments.account import connected, note_fault, usable
 from farebox_portal.payments.gateway import (
     Busy,
     Declined,
@@ -138,8 +138,8 @@ def wake(session: Session, invoice_id: str, now: datetime) -> bool:
 def collect_due(desk: Desk, now: datetime) -> bool:
     """One invoice; whether there may be more."""
     with transaction(desk.engine, read_only=True) as session:
-        account = connected(session)
-        if account is None or account.status != "ready":
+        account = usable(session, desk.gateway)
+        if account is None:
             return False
         free = or_(col(Payer.leased_until).is_(None), col(Payer.leased_until) <= now)
         due = (

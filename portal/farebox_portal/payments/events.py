@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from farebox_portal.db import insert_into, transaction
 from farebox_portal.documents import Instant, Output
 from farebox_portal.errors import Conflict, NotFound
-from farebox_portal.payments.account import connected
+from farebox_portal.payments.account import usable
 from farebox_portal.payments.checkout import advance_checkout
 from farebox_portal.payments.collect import wake
 from farebox_portal.payments.gateway import (
@@ -91,10 +91,10 @@ def replay(session: Session, event_id: str, now: datetime) -> PaymentEvent:
 def apply_one(engine: Engine, gateway: Gateway, now: datetime) -> bool:
     """The next event that waits; whether there was one."""
     with transaction(engine, read_only=True) as session:
-        account = connected(session)
+        account = usable(session, gateway)
         due = select(PaymentEvent).where(PaymentEvent.state == "pending", col(PaymentEvent.look_at) <= now)
         event = session.exec(due.order_by(col(PaymentEvent.look_at), col(PaymentEvent.id)).limit(1)).first()
-    if event is None or account is None or account.status != "ready":
+    if event is None or account is None:
         return False
     try:
         is_ours = _apply(engine, gateway, account, gateway.hint(event.body), now)

@@ -169,6 +169,8 @@ class Done:
 class Gateway(Protocol):
     name: str
     is_live: bool
+    fingerprint: str
+    """Of the key: equal for the same one, and nobody finds the key by it."""
 
     def send(self, step: Step, request: Request, key: str) -> Done:
         """Raises GatewayFailure."""

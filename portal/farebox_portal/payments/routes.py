@@ -19,7 +19,7 @@ from farebox_portal.errors import Conflict, FareboxError, Invalid, NotFound
 from farebox_portal.invoicing import actions
 from farebox_portal.pages import Listing, PageDep, listing
 from farebox_portal.payments import account, checkout, events
-from farebox_portal.payments.gateway import Gateway, GatewayFailure
+from farebox_portal.payments.gateway import Gateway, GatewayFailure, Unauthorized
 from farebox_portal.payments.open import RETRIES_OF_REQUESTS, open_gateway
 from farebox_portal.payments.tables import Collection, Payer, PaymentEvent
 from farebox_portal.problems import RESPONSES
@@ -72,26 +72,41 @@ class PageDocument(Output):
 @router.post("/setup/stripe", status_code=201, response_model_exclude_none=True)
 def connect_stripe(parts: PartsDep, clock: ClockDep) -> account.ReadinessDocument:
     """Collect by the account of FAREBOX_STRIPE_API_KEY from now on. 409 the second time."""
-    account.connect(parts.engine, _gateway(parts), parts.settings, clock.now())
+    gateway = _given_gateway(parts)
+    account.connect(parts.engine, gateway, parts.settings, clock.now())
     with transaction(parts.engine, read_only=True) as session:
-        return account.readiness(session, parts.settings)
+        return account.readiness(session, parts.settings, gateway)
 
 
 @router.post("/setup/stripe/rotate", response_model_exclude_none=True)
 def rotate_stripe(parts: PartsDep, clock: ClockDep) -> account.ReadinessDocument:
-    """FAREBOX_STRIPE_API_KEY is another key of the same account and mode; the webhook's secret is looked after too."""
-    account.rotate(parts.engine, _gateway(parts), parts.settings, clock.now())
+    """FAREBOX_STRIPE_API_KEY is another key of the same account and mode; the webhook's secret is looked after too.
+
+    Until then nothing is sent with it.
+    """
+    gateway = _given_gateway(parts)
+    account.rotate(parts.engine, gateway, parts.settings, clock.now())
     with transaction(parts.engine, read_only=True) as session:
-        return account.readiness(session, parts.settings)
+        return account.readiness(session, parts.settings, gateway)
 
 
 @router.get("/billing-readiness", response_model_exclude_none=True)
 def get_billing_readiness(session: ReadSessionDep, parts: PartsDep) -> account.ReadinessDocument:
     """Whether invoices are collected, and what is missing if not. Asks our own records only."""
-    return account.readiness(session, parts.settings)
+    return account.readiness(session, parts.settings, open_gateway(parts.settings, RETRIES_OF_REQUESTS))
 
 
 def _gateway(parts: Parts) -> Gateway:
+    """Raises Unauthorized for a key that nobody has checked."""
+    found = _given_gateway(parts)
+    with transaction(parts.engine, read_only=True) as session:
+        connected = account.connected(session)
+    if connected is not None and not account.is_checked(connected, found):
+        raise Unauthorized("The key was replaced; POST /v1/setup/stripe/rotate.", code="stripe_key_changed")
+    return found
+
+
+def _given_gateway(parts: Parts) -> Gateway:
     found = open_gateway(parts.settings, RETRIES_OF_REQUESTS)
     if found is None:
         detail = "FAREBOX_STRIPE_API_KEY is not set; the key comes from the environment and is not stored."

@@ -4,8 +4,8 @@ Used of Stripe: customers, Checkout in `setup` mode, invoices and their items, t
 Never products, prices or subscriptions: what is charged, and when, is decided here, and Stripe moves the money.
 """
 
+import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -35,6 +35,7 @@ from farebox_portal.payments.gateway import (
     Unauthorized,
     Unknown,
 )
+from farebox_portal.payments.permissions import PERMISSIONS, Permission, name_of, row_of
 from farebox_portal.pricing.money import currency, from_stripe, to_stripe
 
 TIMEOUT_S = 20  # finalizing and paying take Stripe up to ten
@@ -45,24 +46,6 @@ EVENTS = (
     "invoice.marked_uncollectible", "invoice.voided", "payment_method.attached", "payment_method.detached",
     "customer.updated", "customer.deleted",
 )  # fmt: skip
-
-# What a restricted key needs, as the dashboard calls it, and a request that cannot succeed or changes nothing: without
-# the permission it is 403, with it 200, 400 or 404.
-_PROBES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    ("Customers: write", "post", "/v1/customers/cus_farebox_probe", {"description": "probe"}),
-    ("Payment Methods: read", "get", "/v1/payment_methods/pm_farebox_probe", {}),
-    ("Checkout Sessions: write", "post", "/v1/checkout/sessions/cs_farebox_probe/expire", {}),
-    ("Customer portal: write", "post", "/v1/billing_portal/sessions", {"customer": "cus_farebox_probe"}),
-    ("Invoices: write", "post", "/v1/invoices/in_farebox_probe/finalize", {}),
-    ("Webhook Endpoints and Event Destinations: write", "post", "/v1/webhook_endpoints/we_farebox_probe", {}),
-)
-_ACCOUNT_ROW = "Accounts: read"
-_TAX_ROW = "Tax Calculations and Transactions: write"
-_TAX_PROBE = {
-    "currency": "usd",
-    "line_items": [{"amount": 100, "reference": "probe"}],
-    "customer": "cus_farebox_probe",
-}
 
 Answer = TypeVar("Answer")
 
@@ -77,6 +60,7 @@ class StripeGateway:
     ) -> None:
         stripe.enable_telemetry = False  # it would write a file into the home directory
         self.is_live = "_live_" in key
+        self.fingerprint = hashlib.sha256(key.encode()).hexdigest()
         self._client = stripe.StripeClient(
             key,
             base_addresses={"api": api_base},
@@ -128,22 +112,19 @@ class StripeGateway:
         return Account(found.id, name or "", getattr(found, "country", None) or "")
 
     def lacking(self) -> list[str]:
-        found = []
-        if self._is_forbidden("get", "/v1/account", {}):
-            found.append(_ACCOUNT_ROW)
-        found += [row for row, method, path, params in _PROBES if self._is_forbidden(method, path, params)]
-        if self._is_forbidden("post", "/v1/tax/calculations", _TAX_PROBE):
-            found.append(_TAX_ROW)
-        return found
+        found = [row for permission in PERMISSIONS if (row := self._lacked(permission)) is not None]
+        return list(dict.fromkeys(found))  # one that is missing may be why several are refused
 
-    def _is_forbidden(self, method: Any, path: str, params: dict[str, Any]) -> bool:
+    def _lacked(self, permission: Permission) -> str | None:
+        """What a probe says is missing, which may be another permission than the one it is about."""
         try:
-            _call(lambda: self._client.raw_request(method, path, **params))
-        except Lacking:
-            return True
+            _call(lambda: self._client.raw_request(permission.method, permission.path, **permission.params))
+        except Lacking as failure:
+            named = name_of(failure.code)
+            return row_of(failure.code) or permission.row + (f" ({named})" if named else "")
         except (Rejected, Declined):
-            return False
-        return False
+            return None
+        return None
 
     def invoice(self, id_: str) -> RemoteInvoice:
         return self._with_lines(_call(lambda: self._v1.invoices.retrieve(id_)))
@@ -307,8 +288,9 @@ def _failure(error: stripe.StripeError) -> GatewayFailure:
     if isinstance(error, stripe.AuthenticationError):
         return Unauthorized("The key is not valid.", code="unauthorized")
     if isinstance(error, stripe.PermissionError):
-        named = re.search(r"rak_[a-z0-9_]+", str(error))
-        return Lacking(said, code=named.group() if named else "permission")
+        row = row_of(str(error))
+        detail = said if row is None else f"The restricted key lacks the permission '{row}'."
+        return Lacking(detail, code=name_of(str(error)) or "permission")
     if isinstance(error, stripe.APIConnectionError):
         return Unknown("Stripe could not be reached, or did not answer.", code="connection")
     if isinstance(error, stripe.RateLimitError):

@@ -13,7 +13,8 @@ class PaymentAccount(SQLModel, table=True):
     """The provider's account that this installation collects with: one row, `id` is the provider's name.
 
     `instance` marks everything that we make there, as several installations may share an account. The API key is not
-    here: it comes from the environment. What a webhook's secret protects is a hint, so it is kept as it is.
+    here: it comes from the environment, and `key_fingerprint` (a digest; null: connected before it was kept) says which
+    one was checked. What a webhook's secret protects is a hint, so it is kept as it is.
     """
 
     __tablename__ = "payment_accounts"
@@ -22,6 +23,7 @@ class PaymentAccount(SQLModel, table=True):
     account_id: str
     is_live: bool
     instance: str
+    key_fingerprint: str | None = None
     status: str = "ready"  # or why nothing is sent: `unauthorized`, `lacking`
     fault: str | None = None
     webhook_id: str | None = None

@@ -10,7 +10,7 @@ from farebox_portal.db import transaction
 from farebox_portal.errors import NotFound
 from farebox_portal.invoicing.terms import Terms, terms_of
 from farebox_portal.payments import collect, events
-from farebox_portal.payments.account import connected
+from farebox_portal.payments.account import usable
 from farebox_portal.payments.checkout import advance_checkout, due_checkout, postpone
 from farebox_portal.payments.gateway import Gateway, GatewayFailure
 from farebox_portal.payments.open import RETRIES_OF_JOBS, open_gateway
@@ -43,8 +43,8 @@ class Till:
 
     def look_at_checkout(self, now: datetime) -> bool:
         with transaction(self.engine, read_only=True) as session:
-            account, checkout_id = connected(session), due_checkout(session, now)
-        if account is None or checkout_id is None or account.status != "ready":
+            account, checkout_id = usable(session, self.gateway), due_checkout(session, now)
+        if account is None or checkout_id is None:
             return False
         try:
             advance_checkout(self.engine, self.gateway, account, checkout_id, now)

@@ -1,6 +1,7 @@
 """Connecting the provider: one account, one mode, every permission; and what is said about it."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from builders.stripe_contract import Contract
 from farebox_portal.db import transaction
 from farebox_portal.payments import account
 from farebox_portal.payments.account import is_reachable
+from farebox_portal.payments.permissions import row_of
 from farebox_portal.payments.stripe_gateway import EVENTS
 from farebox_portal.payments.tables import PaymentAccount
 from farebox_portal.standin.keys import PERMISSIONS
@@ -60,6 +62,62 @@ def test_a_restricted_key_is_refused_with_the_row_that_is_missing(bare: Shop, mi
     assert ROWS[missing] in answer.text
     assert [row for row in ROWS.values() if row in answer.text] == [ROWS[missing]]
     assert bare.client.get("/v1/billing-readiness").json()["hasStripeApp"] is False
+
+
+@pytest.mark.parametrize(
+    ("refusal", "row"),
+    [
+        ("Having the 'rak_accounts_kyc_basic_read' permission would", "Accounts: read"),
+        ("Having the 'rak_accounts_kyc_id_numbers_read' permission would", "Accounts: read"),
+        ("Having the 'rak_customer_portal_write' permission would", "Customer portal: write"),
+        ("Having the 'rak_customer_read' permission would", "Customers: write"),
+        ("Having the 'rak_payment_method_read' permission would", "Payment Methods: read"),
+        ("Having the 'rak_checkout_session_write' permission would", "Checkout Sessions: write"),
+        ("Having the 'rak_invoices_write' permission would", "Invoices: write"),
+        ("Having the 'rak_tax_calculations_write' permission would", "Tax Calculations and Transactions: write"),
+        ("Having the 'rak_webhook_endpoints_read' permission", "Webhook Endpoints and Event Destinations: write"),
+        ("Having the 'rak_plan_write' permission would", None),
+        ("the required permissions are not available for use by restricted keys.", None),
+    ],
+)
+def test_the_words_of_a_refusal_are_those_of_a_row_in_the_dashboard(refusal: str, row: str | None) -> None:
+    assert row_of(refusal) == row
+
+
+def test_a_permission_that_goes_missing_later_is_named_and_nothing_more_is_sent(shop: Shop) -> None:
+    shop.a_customer()
+    restrict(shop, permissions=[each for each in PERMISSIONS if each != "rak_invoice_write"])
+    shop.a_subscription()
+    shop.work()
+    readiness = shop.client.get("/v1/billing-readiness").json()
+    assert readiness["isReady"] is False
+    assert readiness["fault"] == "The restricted key lacks the permission 'Invoices: write'."
+    restrict(shop)
+    assert shop.client.post("/v1/setup/stripe/rotate").json()["isReady"] is True
+    shop.later(timedelta(hours=2))
+    assert shop.charges() == [2900]
+
+
+def test_a_key_that_nobody_has_checked_is_used_for_nothing(shop: Shop) -> None:
+    shop.a_customer(card=None)
+    url = shop.order().json()["checkoutUrl"]
+    shop.a_customer("bolt")
+    shop.a_subscription("bolt")
+    with transaction(shop.engine) as session:
+        row = session.get_one(PaymentAccount, "stripe")
+        row.key_fingerprint = "of the key before"  # of another account, perhaps, where nobody is known
+        session.add(row)
+    before = len(shop.standin.log())
+    shop.work()
+    page = shop.client.get(url.removeprefix(shop.settings.public_url))
+    assert page.status_code == 503
+    assert shop.client.post("/v1/customers/bolt/payment-page", json={}).json()["code"] == "provider_failed"
+    readiness = shop.client.get("/v1/billing-readiness").json()
+    assert (readiness["isReady"], readiness["remedy"]) == (False, "POST /v1/setup/stripe/rotate")
+    assert len(shop.standin.log()) == before
+    assert shop.client.post("/v1/setup/stripe/rotate").json()["isReady"] is True
+    shop.work()
+    assert shop.charges() == [2900]
 
 
 def test_probing_changes_nothing_there(bare: Shop) -> None:
