@@ -1,18 +1,21 @@
 """A provider that collects by the real Stripe adapter from the stand-in, every request held against the contract."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import stripe
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
 from builders.invoices import TERMS, a_shelf
 from builders.portal_http import some_settings
-from builders.stripe_client import KEY, Checked
+from builders.stripe_client import KEY, Checked, Inside
 from builders.stripe_contract import Contract
 from builders.stripe_flows import PAYS
 from builders.subscriptions import APRIL
@@ -26,7 +29,7 @@ from farebox_portal.payments.stripe_gateway import StripeGateway
 from farebox_portal.payments.tables import Collection, Operation, Payer
 from farebox_portal.payments.work import Till
 from farebox_portal.subscriptions.tables import Subscription
-from rig.standin import Standin
+from rig.standin import Standin, StandinInside
 
 DAY = timedelta(days=1)
 
@@ -34,15 +37,25 @@ DAY = timedelta(days=1)
 class Shop:
     """`pro` is $29 a month in advance and a cent for each request beyond 1000; see `a_shelf`. Its clock stands."""
 
+    standin: Any
+    http: Any  # Stripe's client, or what takes its place
+
     def __init__(self, engine: Engine, folder: Path, standin: Standin, contract: Contract, **settings: str) -> None:
+        self._open(engine, folder, standin, Checked(contract), FrozenClock(APRIL), **settings)
+        with transaction(engine) as session:
+            a_shelf(session)
+
+    def _open(
+        self, engine: Engine, folder: Path, standin: Any, http: stripe.HTTPClient, clock: FrozenClock, **settings: str
+    ) -> None:
         given = {"FAREBOX_STRIPE_API_KEY": KEY, "FAREBOX_STRIPE_API_BASE": standin.url}
         given |= {"FAREBOX_PUBLIC_URL": "http://portal.test"} | settings  # no webhooks can reach that
         self.engine = engine
         self.standin = standin
         self.settings = some_settings(folder, **given)
-        self.clock = FrozenClock(APRIL)
-        self.http = Checked(contract)
-        self.gateway = StripeGateway(KEY, standin.url, http_client=self.http)
+        self.clock = clock
+        self.http = http
+        self.gateway = StripeGateway(KEY, standin.url, http_client=http)
         self.till = Till(engine, self.gateway, TERMS)
         token = self.settings.admin_token.get_secret_value()
         self.client = TestClient(
@@ -50,8 +63,6 @@ class Shop:
             headers={"Authorization": f"Bearer {token}"},
             follow_redirects=False,
         )
-        with transaction(engine) as session:
-            a_shelf(session)
 
     def connect(self) -> None:
         account.connect(self.engine, self.gateway, self.settings, self.clock.now())
@@ -170,3 +181,22 @@ class Shop:
 
     def charges(self) -> list[int]:
         return [one["amount"] for one in self.standin.books.all("charge") if one["paid"]]
+
+
+class ShopInside(Shop):
+    """The same without a socket, at the provider's own pace: for tests that go through it a thousand times.
+
+    The database has to have what `a_shelf` sells. Within `at_home` the portal's pages ask the same stand-in.
+    """
+
+    def __init__(self, engine: Engine, folder: Path, **settings: str) -> None:
+        clock = FrozenClock(APRIL)
+        standin = StandinInside(clock)
+        settings = {"FAREBOX_STRIPE_API_BASE": "http://127.0.0.1:1"} | settings
+        self._open(engine, folder, standin, Inside(standin), clock, **settings)
+
+    @contextmanager
+    def at_home(self) -> Iterator[None]:
+        with mock.patch("farebox_portal.payments.open._stripe", return_value=self.gateway):
+            yield
+        self.standin.close()

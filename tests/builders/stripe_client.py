@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 import stripe
 
 from builders.stripe_contract import Contract
+from rig.standin import StandinInside, Unanswered
 
 KEY = "sk_test_standin_0123456789abcdef"
 
@@ -40,6 +41,29 @@ class Checked(stripe.RequestsClient):
         self.seen += 1
         self.faults += [f"{method} {path} {what}: {fault}" for fault in faults]
         assert not faults, f"{method} {path} {what}: " + "; ".join(faults[:5])
+
+
+class Inside(stripe.HTTPClient):
+    """Asks a stand-in that has no socket. What it is asked is not held against the contract."""
+
+    name = "inside"
+
+    def __init__(self, standin: StandinInside) -> None:
+        super().__init__()
+        self.standin = standin
+
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
+    ) -> tuple[bytes, int, Mapping[str, str]]:
+        body = post_data.encode() if isinstance(post_data, str) else post_data or b""
+        try:
+            status, answered, answer = self.standin.ask(method, url, headers or {}, body)
+        except Unanswered:
+            raise stripe.APIConnectionError("no answer", should_retry=True) from None
+        return answer, status, answered
+
+    def close(self) -> None:
+        pass
 
 
 def stripe_client(

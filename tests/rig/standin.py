@@ -1,5 +1,9 @@
-"""The payment stand-in on a free port: in a thread of the test (fast), or in a process of its own (as users run it)."""
+"""The payment stand-in: on a free port in a thread of the test, in a process of its own (as users run it), or without
+a socket inside the test, where one request takes a millisecond and its time is the test's.
+"""
 
+import asyncio
+import copy
 import http.server
 import json
 import signal
@@ -10,12 +14,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from farebox_portal.clock import Clock
-from farebox_portal.standin import app
+from farebox_portal.standin import app, connections
 from rig.ports import free_port
 
 START_TIMEOUT_S = 30.0
@@ -95,6 +101,97 @@ class Standin(_Controlled):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+class Unanswered(Exception):
+    """The connection was closed without an answer."""
+
+
+class StandinInside(_Controlled):
+    """`StandinInside(clock)`: no socket, no thread. Several may ask at once; they are answered one by one.
+
+    Faults that need time to pass (`late`, `slow`) are not for here, and webhooks do not go out by themselves: `events`.
+    """
+
+    url = "http://standin.test"
+
+    def __init__(self, clock: Clock) -> None:
+        self.standin = app.Standin(self.url, wall=clock)
+        self._loop = asyncio.new_event_loop()
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    def books(self) -> Any:
+        return self.standin.books
+
+    def ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes = b""
+    ) -> tuple[int, dict[str, str], bytes]:
+        """(status, headers, body). Raises Unanswered."""
+        with self._one_at_a_time:
+            return self._loop.run_until_complete(_answer(self.standin.app, method, url, headers, body))
+
+    def control(self, path: str, given: Any = None, method: str | None = None) -> Any:
+        body = b"" if given is None else json.dumps(given).encode()
+        how = method or ("GET" if given is None else "POST")
+        status, _, answer = self.ask(how, f"/__standin/{path}", {"content-type": "application/json"}, body)
+        if status >= 400:
+            raise RuntimeError(json.loads(answer)["error"]["message"])
+        return json.loads(answer)
+
+    def log(self) -> list[dict[str, Any]]:
+        return list(self.standin.api.log)
+
+    def events(self) -> list[bytes]:
+        """Everything that a webhook would tell, in the order in which it happened."""
+        return [json.dumps(self.books.show(event)).encode() for event in self.books.all("event")]
+
+    def photograph(self) -> Any:
+        """Everything it has now, for `go_back`."""
+        return copy.deepcopy(self.books._kinds)
+
+    def go_back(self, photograph: Any) -> None:
+        self.control("reset", {})
+        self.books._kinds.clear()
+        self.books._kinds.update(copy.deepcopy(photograph))
+
+    def close(self) -> None:
+        self._loop.close()
+
+
+async def _answer(
+    asgi: Any, method: str, url: str, headers: Mapping[str, str], body: bytes
+) -> tuple[int, dict[str, str], bytes]:
+    parts = urlsplit(url)
+    client = ("inside", id(body))
+    connections._open[client] = _Abortable()  # type: ignore[assignment]  # all that is ever done to it is to abort it
+    scope = {
+        "type": "http", "http_version": "1.1", "method": method.upper(), "path": parts.path, "scheme": "http",
+        "raw_path": parts.path.encode(), "query_string": parts.query.encode(), "client": client, "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+    }  # fmt: skip
+    coming: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return coming.pop() if coming else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    try:
+        await asgi(scope, receive, send)
+    finally:
+        del connections._open[client]
+    if not sent:
+        raise Unanswered
+    answered = {name.decode().title(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], answered, b"".join(part.get("body", b"") for part in sent[1:])
+
+
+class _Abortable:
+    def abort(self) -> None:
+        pass
 
 
 class StandinProcess(_Controlled):

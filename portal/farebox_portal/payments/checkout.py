@@ -19,8 +19,8 @@ from sqlmodel import Session, col, select
 from farebox_portal.db import transaction
 from farebox_portal.errors import NotFound
 from farebox_portal.payments.account import connected
-from farebox_portal.payments.gateway import Gateway, Missing, RemoteCheckout, Request
-from farebox_portal.payments.operations import perform
+from farebox_portal.payments.gateway import Done, Gateway, Missing, RemoteCheckout, Request
+from farebox_portal.payments.operations import last, perform
 from farebox_portal.payments.payers import ensure_payer, refresh
 from farebox_portal.payments.tables import Checkout, Payer, PaymentAccount
 from farebox_portal.settings import Settings
@@ -70,6 +70,7 @@ def open_page(engine: Engine, gateway: Gateway, settings: Settings, order: Order
     with transaction(engine, read_only=True) as session:
         account = connected(session)
         known = _open(session, order)
+        lost = _lost(session, order)
     if account is None:
         raise NotFound("No payment provider is connected.", code="stripe_not_connected")
     for row in known:
@@ -84,7 +85,10 @@ def open_page(engine: Engine, gateway: Gateway, settings: Settings, order: Order
         "success_url": f"{settings.public_url}/checkout/done?session={{CHECKOUT_SESSION_ID}}",
         "cancel_url": f"{settings.public_url}/checkout/canceled",
     }
-    page = perform(engine, gateway, account.instance, order.customer_id, "checkout", request, now, part=order.key)
+    page = lost if lost is not None and _look(gateway, lost.id) is not None else None
+    page = page or perform(
+        engine, gateway, account.instance, order.customer_id, "checkout", request, now, part=order.key
+    )
     with transaction(engine) as session:
         if session.get(Checkout, page.id) is None:
             session.add(
@@ -106,6 +110,14 @@ def open_page(engine: Engine, gateway: Gateway, settings: Settings, order: Order
 def _open(session: Session, order: Order) -> list[Checkout]:
     rows = select(Checkout).where(Checkout.customer_id == order.customer_id, Checkout.order_key == order.key)
     return list(session.exec(rows.where(Checkout.status == "open").order_by(col(Checkout.created_at).desc())))
+
+
+def _lost(session: Session, order: Order) -> Done | None:
+    """A page that was made, and whoever made it died before it was written down."""
+    made = last(session, order.customer_id, f"checkout:{order.key}")
+    if made is None or made.state != "done" or made.result_id is None:
+        return None
+    return None if session.get(Checkout, made.result_id) else Done(made.result_id, made.result_url)
 
 
 def _look(gateway: Gateway, id_: str) -> RemoteCheckout | None:

@@ -37,9 +37,9 @@ from farebox_portal.payments.gateway import (
     Unauthorized,
     Unknown,
 )
-from farebox_portal.payments.operations import Overtaken, Seen, perform, seen_of
+from farebox_portal.payments.operations import Overtaken, Seen, conclude, perform, seen_of
 from farebox_portal.payments.payers import ensure_payer, is_by_hand, lease, payer_of, refresh, release
-from farebox_portal.payments.steps import Claim, Rest, Send, Stop, Wish, folded, next_step
+from farebox_portal.payments.steps import CREDITED, Claim, Rest, Send, Stop, Wish, folded, is_done, next_step
 from farebox_portal.payments.tables import Collection, Payer, PaymentAccount
 from farebox_portal.pricing.money import currency
 
@@ -52,6 +52,7 @@ BROKEN = timedelta(minutes=5)
 ENROLLED_MAX = 200
 REJECTED_MAX = 3
 STEPS_MAX = 700
+UNPAID = (*OPEN, "uncollectible")
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,10 @@ class _Run:
         claim = self._claim()
         if claim is None:
             return False
-        step = next_step(claim, [self.guess] if self.guess is not None else self._found(claim))
+        found = [self.guess] if self.guess is not None else self._found(claim)
+        if found is None:
+            return True
+        step = next_step(claim, found)
         if isinstance(step, Send) and step.step != "line" and self.guess is not None:
             self.guess = None  # nothing is final before it was read
             return True
@@ -267,18 +271,33 @@ class _Run:
             return "cancel"
         return "keep" if row.state == "done" else "cancel"
 
-    def _found(self, claim: Claim) -> list[RemoteInvoice]:
+    def _found(self, claim: Claim) -> list[RemoteInvoice] | None:
+        """None: what was known is not the one any more; begin anew."""
         with transaction(self.desk.engine, read_only=True) as session:
             known = session.get_one(Collection, self.invoice_id).provider_id
             self.seen = seen_of(session, self.invoice_id)
         if known is None:
             if not claim.customer:
                 return []
-            return self.desk.gateway.invoices(claim.customer, claim.instance, claim.invoice_id)
+            rows = self.desk.gateway.invoices(claim.customer, claim.instance, claim.invoice_id)
+            ours = [one for one in rows if not self._is_replaced(one)]
+            if len(ours) == 1:
+                self._conclude(ours[0])
+            return ours
         try:
-            return [self.desk.gateway.invoice(known)]
+            remote = self.desk.gateway.invoice(known)
         except Missing:  # a draft that somebody has deleted there
             return []
+        self._conclude(remote)
+        return None if self._is_replaced(remote) and self._forget(remote.id) else [remote]
+
+    def _conclude(self, remote: RemoteInvoice) -> None:
+        conclude(self.desk.engine, self.invoice_id, self.seen, lambda step: is_done(step, remote), self.now)
+
+    def _is_replaced(self, remote: RemoteInvoice) -> bool:
+        """Whether it was us who voided it. By somebody else, it is a word on the invoice and not on its copy."""
+        _, state = self.seen.get(f"void:{remote.id}", (0, "failed"))
+        return remote.status == "void" and state != "failed"
 
     # --- doing -------------------------------------------------------------------------------------------------------
 
@@ -287,13 +306,13 @@ class _Run:
         try:
             done = perform(
                 self.desk.engine, self.desk.gateway, self.account.instance, self.invoice_id, send.step, send.request,
-                self.now, part=send.part, seen=self.seen,
+                self.now, part=send.part, seen=self.seen, declined=self._declined,
             )  # fmt: skip
         except Overtaken:
             self.guess = None
             return True
-        except Declined as declined:
-            return self._failed(declined.code or "declined", needs_action=declined.needs_action)
+        except Declined:
+            return True
         except Rejected as rejected:
             self.guess = None
             self.rejected[name] = self.rejected.get(name, 0) + 1
@@ -321,12 +340,12 @@ class _Run:
         if times == 1:
             return True
         if send.step == "pay":
-            return self._failed(rejected.code, needs_action=False)
+            return self._failed(rejected.code)
         self._stop(Stop(f"rejected_{send.step}_{rejected.code}"))
         return False
 
     def _with_line(self, claim: Claim, send: Send) -> RemoteInvoice:
-        before = self.guess or self._found(claim)[0]
+        before = self.guess or (self._found(claim) or [])[0]
         entry = (send.part, send.request["amount_minor"])
         return before if entry in before.lines else replace(before, lines=(*before.lines, entry))
 
@@ -338,13 +357,15 @@ class _Run:
             row.provider_id, row.troubles, row.updated_at = provider_id, 0, self.now
             session.add(row)
 
-    def _forget(self, provider_id: str) -> None:
-        """It is gone there, so that another one may be made if one is still wanted."""
+    def _forget(self, provider_id: str) -> bool:
+        """It is gone there, so that another one may be made if one is still wanted; whether it is."""
         with transaction(self.desk.engine) as session:
             row = session.get_one(Collection, self.invoice_id)
-            if row.provider_id == provider_id and session.get_one(Invoice, self.invoice_id).status in OPEN:
+            is_wanted = session.get_one(Invoice, self.invoice_id).status in UNPAID
+            if is_wanted and row.provider_id == provider_id:
                 row.provider_id = None
                 session.add(row)
+            return is_wanted
 
     def _rest(self, claim: Claim, rest: Rest) -> bool:
         """Merge what the provider says, forward only. Whether it goes on."""
@@ -362,7 +383,7 @@ class _Run:
             session.add(invoice)
             session.flush()
             lacks_method = self._merge(session, row, invoice, rest)
-        return lacks_method and self._failed("no_payment_method", needs_action=False)
+        return lacks_method and self._failed("no_payment_method")
 
     def _merge(self, session: Session, row: Collection, invoice: Invoice, rest: Rest) -> bool:
         """Whether it would be tried now, if there were something to pay with."""
@@ -387,25 +408,31 @@ class _Run:
         session.add(row)
         return False
 
-    def _failed(self, code: str, *, needs_action: bool) -> bool:
-        """A try definitely failed: the days of grace run, and the next try has its day, or there is none any more."""
+    def _failed(self, code: str) -> bool:
         with transaction(self.desk.engine) as session:
-            row = session.get_one(Collection, self.invoice_id)
-            invoice = session.get_one(Invoice, self.invoice_id)
-            row.failed_at = row.failed_at or self.now
-            row.tries += 1
-            row.state = "action_required" if needs_action else "failed"
-            row.fault = code
-            row.pay_at = None if needs_action else dunning.next_try(row.failed_at, self.now)
-            row.updated_at = self.now
-            self._look_again(row)
-            session.add(row)
-            if invoice.status in OPEN:
-                actions.note_failure(session, invoice, self.now, code)
-            if row.pay_at is None and not needs_action and invoice.status in OPEN:
-                _give_up(session, row, invoice, self.now)
-        log.warning("payment_failed", invoice=self.invoice_id, code=code, needs_action=needs_action)
+            self._note_try(session, code, needs_action=False)
         return True
+
+    def _declined(self, session: Session, declined: Declined) -> None:
+        self._note_try(session, declined.code or "declined", needs_action=declined.needs_action)
+
+    def _note_try(self, session: Session, code: str, *, needs_action: bool) -> None:
+        """A try definitely failed: the days of grace run, and the next try has its day, or there is none any more."""
+        row = session.get_one(Collection, self.invoice_id)
+        invoice = session.get_one(Invoice, self.invoice_id)
+        row.failed_at = row.failed_at or self.now
+        row.tries += 1
+        row.state = "action_required" if needs_action else "failed"
+        row.fault = code
+        row.pay_at = None if needs_action else dunning.next_try(row.failed_at, self.now)
+        row.updated_at = self.now
+        self._look_again(row)
+        session.add(row)
+        if invoice.status in OPEN:
+            actions.note_failure(session, invoice, self.now, code)
+        if row.pay_at is None and not needs_action and invoice.status in OPEN:
+            _give_up(session, row, invoice, self.now)
+        log.warning("payment_failed", invoice=self.invoice_id, code=code, needs_action=needs_action)
 
     def _look_again(self, row: Collection) -> None:
         ends = dunning.ends_at(row.failed_at) if row.state == "action_required" and row.failed_at else None
@@ -454,8 +481,8 @@ def _lines(session: Session, invoice: Invoice) -> tuple[Line, ...]:
         for row in rows
     ]
     on_top = invoice.total_minor - sum(line.amount_minor for line in lines)
-    gone = invoice.outstanding_minor - invoice.total_minor if invoice.status in OPEN else 0
-    for name, amount_minor, words in (("tax", on_top, "Tax"), ("credited", gone, "Credited")):
+    gone = invoice.outstanding_minor - invoice.total_minor if invoice.status in UNPAID else 0
+    for name, amount_minor, words in (("-tax", on_top, "Tax"), (CREDITED, gone, "Credited")):
         if amount_minor:
-            lines.append(Line(f"{invoice.id}-{name}", amount_minor, words, invoice.period_start, invoice.period_end))
+            lines.append(Line(f"{invoice.id}{name}", amount_minor, words, invoice.period_start, invoice.period_end))
     return folded(lines)

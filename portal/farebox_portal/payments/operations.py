@@ -7,10 +7,11 @@
 
 Only `ready`, `sent` and `unknown` are sent again: the stored request under the stored key, so that the provider tells
 what became of it instead of doing it twice. An answer is stored there for a day; what is older is looked for first
-(whoever comes here has just read what the provider has), and then tried anew.
+(whoever comes here has just read what the provider has), and then tried anew. What is found done is noted as done
+(`conclude`), so that its key is not sent again when the same is wanted once more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -21,6 +22,7 @@ from sqlmodel import Session, col, select
 from farebox_portal.db import transaction
 from farebox_portal.payments.gateway import (
     Busy,
+    Declined,
     Done,
     Gateway,
     GatewayFailure,
@@ -68,11 +70,13 @@ def perform(
     *,
     part: str = "",
     seen: Seen | None = None,
+    declined: Callable[[Session, Declined], None] | None = None,
 ) -> Done:
     """Have it done once, however often this is called. `part`: which of several, such as the line of an invoice.
 
     With `seen` also by several at once: raises Overtaken for whoever has to look again. Raises GatewayFailure, and the
-    operation says how it stands. Opens transactions of its own, none of them while the provider is asked.
+    operation says how it stands. `declined` writes what else follows from a refusal, in the same transaction: who dies
+    between the two would have it tried twice. Opens transactions of its own, none of them while the provider is asked.
     """
     name = f"{step}:{part}" if part else step
     with transaction(engine) as session:
@@ -82,6 +86,8 @@ def perform(
     except GatewayFailure as failure:
         with transaction(engine) as session:
             _note_failure(session, sending, failure, now)
+            if declined is not None and isinstance(failure, Declined):
+                declined(session, failure)
         raise
     with transaction(engine) as session:
         row = _row(session, sending)
@@ -100,6 +106,19 @@ def last(session: Session, object_id: str, step: str) -> Operation | None:
 def seen_of(session: Session, object_id: str) -> Seen:
     rows = session.exec(select(Operation).where(Operation.object_id == object_id).order_by(col(Operation.attempt)))
     return {row.step: (row.attempt, row.state) for row in rows}
+
+
+def conclude(engine: Engine, object_id: str, seen: Seen, is_done: Callable[[str], bool], now: datetime) -> None:
+    """Note as done what nobody heard of, and what the provider has all the same. `is_done` is asked by step."""
+    found = [step for step, (_, state) in seen.items() if state in _AGAIN and is_done(step)]
+    if not found:
+        return
+    with transaction(engine) as session:
+        for step in found:
+            row = last(session, object_id, step)
+            if row is not None and (row.attempt, row.state) == seen[step]:
+                row.state, row.error_code, row.updated_at = "done", None, now
+                session.add(row)
 
 
 def needs_look(operation: Operation, now: datetime) -> bool:

@@ -43,15 +43,26 @@ def ensure_payer(engine: Engine, gateway: Gateway, account: PaymentAccount, cust
         before = operations.last(session, customer_id, "customer")
     if known is not None:
         return known
-    # What failed may have been done all the same (a 500 says nothing of that), and is not done again by its key.
-    is_looked_for = before is not None and operations.needs_look(before, now)
-    found = _find(gateway, account, customer) if is_looked_for else None
+    found = None
+    if before is not None and before.state == "done":
+        found = _living(gateway, before.result_id)  # made, and whoever made it died before it was written down
+    elif before is not None and operations.needs_look(before, now):
+        # What failed may have been done all the same (a 500 says nothing of that), and is not done again by its key.
+        found = _find(gateway, account, customer)
     id_ = found or operations.perform(engine, gateway, account.instance, customer_id, "customer", request, now).id
     with transaction(engine) as session:
         row = payer_of(session, customer_id, now)
         row.provider_id, row.updated_at = id_, now
         session.add(row)
     return id_
+
+
+def _living(gateway: Gateway, id_: str | None) -> str | None:
+    """This one, unless it was deleted there since."""
+    try:
+        return None if id_ is None or gateway.customer(id_).is_deleted else id_
+    except Missing:
+        return None
 
 
 def _find(gateway: Gateway, account: PaymentAccount, customer: Customer) -> str | None:
@@ -76,6 +87,7 @@ def refresh(
     """
     with transaction(engine, read_only=True) as session:
         row = session.get(Payer, customer_id)
+        seen = operations.seen_of(session, customer_id)
     if row is None or row.provider_id is None:
         return False
     try:
@@ -86,6 +98,7 @@ def refresh(
         # Never made anew in silence: there is nothing to charge until somebody leaves a card again.
         _store(engine, customer_id, row.provider_id, None, None, None, now)
         return False
+    operations.conclude(engine, customer_id, seen, lambda step: step == f"method:{remote.method}", now)
     methods = {method.id: method for method in gateway.methods(row.provider_id)}
     chosen = methods.get(remote.method or "")
     if methods and (prefers_latest or chosen is None):

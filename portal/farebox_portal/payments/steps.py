@@ -13,6 +13,8 @@ from typing import Literal
 from farebox_portal.payments.gateway import Line, RemoteInvoice, RemoteStatus, Request, Step
 
 LINES_MAX = 250
+CREDITED = "-credited"
+"""What the id of the line ends with that takes off what credit notes have taken back."""
 
 Wish = Literal["collect", "give_up", "cancel", "keep"]
 """What our books say: take the money; it is lost; nothing is owed (any more); it is settled, leave it as it is."""
@@ -20,7 +22,10 @@ Wish = Literal["collect", "give_up", "cancel", "keep"]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An invoice of ours. `customer` is the provider's id. `is_due`: a try to take the money is due now."""
+    """An invoice of ours. `customer` is the provider's id. `is_due`: a try to take the money is due now.
+
+    `lines` are what is still to be taken: where credit notes took back a part, one of them is CREDITED.
+    """
 
     invoice_id: str
     instance: str
@@ -34,6 +39,11 @@ class Claim:
     @property
     def total_minor(self) -> int:
         return sum(line.amount_minor for line in self.lines)
+
+    @property
+    def credited_minor(self) -> int:
+        """What credit notes have taken back by now."""
+        return -sum(line.amount_minor for line in self.lines if line.id.endswith(CREDITED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +90,17 @@ def next_step(claim: Claim, found: Sequence[RemoteInvoice]) -> Send | Rest | Sto
         return Stop("currency_differs", remote)
     if remote.status == "draft":
         return _fill(claim, remote)
-    if remote.total_minor != claim.total_minor:
-        return Stop("total_differs", remote)
+    if remote.status != "void" and remote.total_minor != claim.total_minor:
+        return _again(claim, remote)
     return _collect(claim, remote)
+
+
+def _again(claim: Claim, remote: RemoteInvoice) -> Send | Stop:
+    """What is final there cannot become less. If it was credited here since, another one takes its place."""
+    is_credited_since = 0 < remote.total_minor - claim.total_minor <= claim.credited_minor
+    if is_credited_since and remote.status in ("open", "uncollectible"):
+        return _drop(remote)
+    return Stop("total_differs", remote)
 
 
 def _create(claim: Claim) -> Send | Rest:
@@ -101,6 +119,8 @@ def _create(claim: Claim) -> Send | Rest:
 def _fill(claim: Claim, remote: RemoteInvoice) -> Send | Stop:
     there = dict(remote.lines)
     wanted = {line.id: line for line in claim.lines}
+    if any(id_.endswith(CREDITED) and (id_ not in wanted or wanted[id_].amount_minor != there[id_]) for id_ in there):
+        return _drop(remote)  # another credit note has come since
     known = len(there) == len(remote.lines) and all(
         id_ in wanted and wanted[id_].amount_minor == amount for id_, amount in there.items()
     )
@@ -142,6 +162,22 @@ def _cancel(remote: RemoteInvoice) -> Send | Rest | Stop:
 
 def _drop(remote: RemoteInvoice) -> Send:
     return Send("delete" if remote.status == "draft" else "void", {"id": remote.id}, remote.id)
+
+
+def is_done(step: str, remote: RemoteInvoice) -> bool:
+    """Whether what an operation was to bring about is there. `step` as operations name it: with its part."""
+    name, _, part = step.partition(":")
+    match name:
+        case "invoice":
+            return True
+        case "line":
+            return remote.status != "draft" or part in dict(remote.lines)
+        case "finalize":
+            return remote.status != "draft"
+        case "pay":
+            return remote.status == "paid"
+        case _:
+            return part == remote.id and remote.status == name
 
 
 def folded(lines: Sequence[Line]) -> tuple[Line, ...]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from farebox_portal.payments import dunning
 from farebox_portal.payments.gateway import Line, RemoteInvoice
-from farebox_portal.payments.steps import LINES_MAX, Claim, Rest, Send, Stop, folded, next_step
+from farebox_portal.payments.steps import CREDITED, LINES_MAX, Claim, Rest, Send, Stop, folded, is_done, next_step
 
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -20,6 +20,7 @@ def a_line(id_: str, amount_minor: int = 100) -> Line:
 
 
 CLAIM = Claim("i1", "us", "cus", "INV-1", "USD", (a_line("a", 100), a_line("b", 250)), "collect", True)
+LESS = (*CLAIM.lines, a_line(f"i1{CREDITED}", -50))  # what is left once a credit note has taken back 50
 DRAFT = RemoteInvoice("in_1", "i1", "cus", "draft", "USD", 350, lines=(("a", 100), ("b", 250)))
 
 
@@ -41,6 +42,16 @@ DRAFT = RemoteInvoice("in_1", "i1", "cus", "draft", "USD", 350, lines=(("a", 100
         ({"wish": "keep"}, [{"status": "paid"}], None),
         ({}, [{"status": "paid"}], None),
         ({}, [{"status": "void"}], None),
+        # Credited since it was made there:
+        ({"lines": LESS}, [{}], "line"),
+        ({"lines": LESS}, [{"lines": (("a", 100), ("b", 250), (f"i1{CREDITED}", -20))}], "delete"),
+        ({}, [{"lines": (("a", 100), ("b", 250), (f"i1{CREDITED}", -20))}], "delete"),
+        ({"lines": LESS}, [{"status": "open"}], "void"),
+        ({"lines": LESS}, [{"status": "uncollectible"}], "void"),
+        ({"lines": LESS}, [{"status": "open", "total_minor": 300}], "pay"),
+        ({"lines": LESS}, [{"status": "open", "total_minor": 351}], "total_differs"),
+        ({"lines": LESS}, [{"status": "paid"}], "total_differs"),
+        ({"lines": LESS}, [{"status": "void"}], None),
         # Of a customer who was deleted since:
         ({}, [{"customer": "gone", "status": "open"}], "void"),
         ({}, [{"customer": "gone", "status": "void"}], "invoice"),
@@ -65,6 +76,28 @@ def test_the_next_step(claim: dict[str, object], found: list[dict[str, object]],
             assert reason == expected
         case Rest():
             assert expected is None
+
+
+@pytest.mark.parametrize(
+    ("step", "remote", "expected"),
+    [
+        ("invoice", {}, True),
+        ("line:a", {}, True),
+        ("line:c", {}, False),
+        ("line:c", {"status": "open", "lines": ()}, True),
+        ("finalize", {}, False),
+        ("finalize", {"status": "open"}, True),
+        ("pay", {"status": "open"}, False),
+        ("pay", {"status": "paid"}, True),
+        ("void:in_1", {"status": "void"}, True),
+        ("void:in_2", {"status": "void"}, False),
+        ("void:in_1", {"status": "open"}, False),
+    ],
+)
+def test_what_an_operation_was_for_is_seen_in_what_is_there(
+    step: str, remote: dict[str, object], expected: bool
+) -> None:
+    assert is_done(step, replace(DRAFT, **remote)) == expected  # type: ignore[arg-type]
 
 
 @given(st.permutations(["a", "b"]), st.sets(st.sampled_from(["a", "b"])))
