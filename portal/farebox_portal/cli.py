@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from farebox_portal.catalog_files import commands as catalog
+from farebox_portal.doctor import commands as doctor
 from farebox_portal.errors import CannotStart
 from farebox_portal.quotes import commands as quotes
 
@@ -148,6 +149,8 @@ app.command(epilog="Example: farebox export > catalog.yaml")(catalog.export)
 app.command(epilog="Example: farebox diff catalog.yaml")(catalog.diff)
 app.command(epilog="Example: farebox rate --rate-card card.yaml --quantity 15000")(quotes.rate)
 app.command(epilog="Example: farebox simulate --plan new.yaml --from 2026-01-01 --to 2026-02-01")(quotes.simulate)
+
+app.command(epilog="Example: farebox doctor --envoy-config /etc/envoy/envoy.yaml --free healthz")(doctor.doctor)
 
 clock = typer.Typer(no_args_is_help=True, help="The test clock (environment `test` only).")
 app.add_typer(clock, name="clock")

@@ -129,21 +129,28 @@ class RemoteCheckout:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whose key it is."""
+    """Whose key it is. `answered_at`: the provider's time."""
 
     id: str
     name: str
     country: str
+    answered_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where webhooks go. `secret`: only of one that was just made."""
+    """Where webhooks go. `secret`: only of one that was just made. `untold`: events that we understand and it omits.
+
+    `is_current`: it tells of things in the words of the client that we use.
+    """
 
     id: str
     url: str
     is_ours: bool
     secret: str | None = None
+    is_enabled: bool = True
+    is_current: bool = True
+    untold: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

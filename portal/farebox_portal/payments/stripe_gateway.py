@@ -7,6 +7,8 @@ Never products, prices or subscriptions: what is charged, and when, is decided h
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar, cast
 
 import stripe
@@ -109,7 +111,7 @@ class StripeGateway:
         found = _call(self._v1.accounts.retrieve_current)
         settings = getattr(found, "settings", None)
         name = getattr(getattr(settings, "dashboard", None), "display_name", None)
-        return Account(found.id, name or "", getattr(found, "country", None) or "")
+        return Account(found.id, name or "", getattr(found, "country", None) or "", _answered_at(found))
 
     def lacking(self) -> list[str]:
         found = [row for permission in PERMISSIONS if (row := self._lacked(permission)) is not None]
@@ -184,7 +186,7 @@ class StripeGateway:
     def endpoints(self, instance: str) -> list[Endpoint]:
         page = _call(lambda: self._v1.webhook_endpoints.list({"limit": 100}))
         rows = _call(lambda: list(page.auto_paging_iter()))
-        return [Endpoint(row.id, row.url, _metadata(row).get(INSTANCE) == instance) for row in rows]
+        return [_endpoint(row, instance) for row in rows]
 
     def add_endpoint(self, url: str, instance: str, key: str) -> Endpoint:
         given: Any = {
@@ -313,6 +315,26 @@ def _customer(found: Any) -> RemoteCustomer:
     settings = getattr(found, "invoice_settings", None)
     method = _id_of(getattr(settings, "default_payment_method", None))
     return RemoteCustomer(found.id, method=method, metadata=_metadata(found))
+
+
+def _endpoint(row: Any, instance: str) -> Endpoint:
+    told = set(row.enabled_events)
+    return Endpoint(
+        id=row.id,
+        url=row.url,
+        is_ours=_metadata(row).get(INSTANCE) == instance,
+        is_enabled=row.status == "enabled",
+        is_current=row.api_version == stripe.api_version,
+        untold=() if "*" in told else tuple(kind for kind in EVENTS if kind not in told),
+    )
+
+
+def _answered_at(found: Any) -> datetime | None:
+    """What the provider's clock showed, from the answer's header."""
+    try:
+        return parsedate_to_datetime(found.last_response.headers["Date"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _label(row: Any) -> str:
