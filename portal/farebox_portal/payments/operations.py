@@ -14,12 +14,14 @@ what became of it instead of doing it twice. An answer is stored there for a day
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, Literal
 
 import structlog
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from farebox_portal.db import transaction
+from farebox_portal.documents import Instant, Output
 from farebox_portal.payments.gateway import (
     Busy,
     Declined,
@@ -39,6 +41,8 @@ log = structlog.get_logger(__name__)
 KEY_KEPT = timedelta(hours=23)
 _AGAIN = ("ready", "sent", "unknown")
 
+State = Literal["ready", "sent", "unknown", "done", "failed"]
+
 
 @dataclass(frozen=True, slots=True)
 class Sending:
@@ -49,6 +53,36 @@ class Sending:
     attempt: int
     key: str
     request: Request
+
+
+class OperationDocument(Output):
+    """`errorCode`: the provider's word for why it is not done. `key`: under which it does it once."""
+
+    key: str
+    object_id: str
+    step: str
+    attempt: int
+    status: State
+    request: dict[str, Any]
+    result_id: str | None
+    error_code: str | None
+    first_sent_at: Instant
+    updated_at: Instant
+
+
+def show(row: Operation) -> OperationDocument:
+    return OperationDocument(
+        key=row.key,
+        object_id=row.object_id,
+        step=row.step,
+        attempt=row.attempt,
+        status=row.state,  # type: ignore[arg-type]  # it is one of them
+        request=row.request,
+        result_id=row.result_id,
+        error_code=row.error_code,
+        first_sent_at=row.first_sent_at,
+        updated_at=row.updated_at,
+    )
 
 
 Seen = Mapping[str, tuple[int, str]]

@@ -18,10 +18,10 @@ from farebox_portal.documents import Input, Instant, JsonRoute, Output
 from farebox_portal.errors import Conflict, FareboxError, Invalid, NotFound
 from farebox_portal.invoicing import actions
 from farebox_portal.pages import Listing, PageDep, listing
-from farebox_portal.payments import account, checkout, events
+from farebox_portal.payments import account, checkout, events, operations, replay
 from farebox_portal.payments.gateway import Gateway, GatewayFailure, Unauthorized
 from farebox_portal.payments.open import RETRIES_OF_REQUESTS, open_gateway
-from farebox_portal.payments.tables import Collection, Payer, PaymentEvent
+from farebox_portal.payments.tables import Collection, Operation, Payer, PaymentEvent
 from farebox_portal.problems import RESPONSES
 
 log = structlog.get_logger(__name__)
@@ -134,6 +134,35 @@ def replay_payment_event(event_id: str, session: SessionDep, clock: ClockDep) ->
     return events.show(events.replay(session, event_id, clock.now()))
 
 
+@router.get("/payment-operations", response_model_exclude_none=True)
+def list_payment_operations(
+    session: ReadSessionDep,
+    page: PageDep,
+    status: operations.State | None = None,
+    object_id: Annotated[str | None, Query(alias="objectId", description="An invoice's or a customer's id")] = None,
+) -> Listing[operations.OperationDocument]:
+    """Whatever the provider was asked to do, the latest first. `unknown`: nobody was told whether it was done."""
+    rows = select(Operation).order_by(col(Operation.updated_at).desc(), col(Operation.key))
+    if status is not None:
+        rows = rows.where(Operation.state == status)
+    if object_id is not None:
+        rows = rows.where(Operation.object_id == object_id)
+    return listing(session, rows, page, operations.show)
+
+
+@router.post("/payment-operations/{key}/replay", response_model_exclude_none=True)
+def replay_payment_operation(key: str, parts: PartsDep, clock: ClockDep) -> operations.OperationDocument:
+    """See what the provider has, and do what is still missing. Nothing is done twice."""
+    with transaction(parts.engine, read_only=True) as session:
+        connected = account.connected(session)
+    if connected is None:
+        raise Conflict("No payment provider is connected.", code="stripe_not_connected")
+    try:
+        return operations.show(replay.replay(parts.engine, _gateway(parts), connected, key, clock.now()))
+    except GatewayFailure as failure:
+        raise _away(failure) from failure
+
+
 @router.get("/payment-collections", response_model_exclude_none=True)
 def list_collections(
     session: ReadSessionDep,
@@ -157,11 +186,7 @@ def collect_invoice(id_or_number: str, session: SessionDep, clock: ClockDep) -> 
     row = session.get(Collection, invoice.id)
     if row is None or row.state == "done":
         raise Conflict("The invoice is not being collected by a provider.", code="invoice_not_collected")
-    now = clock.now()
-    row.pay_at = row.look_at = row.updated_at = now
-    if row.state == "stopped":
-        row.state = "waiting" if row.failed_at is None else "failed"
-    session.add(row)
+    replay.wake(session, row, clock.now(), pays=True)
     return _show(row)
 
 
