@@ -75,6 +75,11 @@ def store(session: Session, hint: Hint, body: bytes, now: datetime) -> bool:
     return session.connection().execute(written).first() is not None
 
 
+def is_heard_of(session: Session, object_id: str) -> bool:
+    """Whether any event about it has come in."""
+    return session.exec(select(PaymentEvent.id).where(PaymentEvent.object_id == object_id).limit(1)).first() is not None
+
+
 def replay(session: Session, event_id: str, now: datetime) -> PaymentEvent:
     """Have it applied once more. Raises NotFound, and Conflict while it is waiting anyway."""
     row = session.get(PaymentEvent, event_id)

@@ -201,6 +201,10 @@ class Gateway(Protocol):
         """All with this address; None: the latest ones, whatever theirs is."""
         ...
 
+    def remove_customer(self, id_: str) -> None:
+        """With whatever was left there to pay with. What was paid stays."""
+        ...
+
     def methods(self, customer: str) -> Sequence[Method]:
         """The latest first."""
         ...

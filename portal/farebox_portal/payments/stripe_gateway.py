@@ -166,6 +166,9 @@ class StripeGateway:
         page = _call(lambda: self._v1.customers.list({"email": email, "limit": 100}))
         return [_customer(row) for row in _call(lambda: list(page.auto_paging_iter()))]
 
+    def remove_customer(self, id_: str) -> None:
+        _call(lambda: self._v1.customers.delete(id_))
+
     def methods(self, customer: str) -> Sequence[Method]:
         page = _call(lambda: self._v1.customers.payment_methods.list(customer, {"limit": 100}))
         rows = sorted(page.data, key=lambda row: row.created, reverse=True)
@@ -227,7 +230,8 @@ def _params(step: Step, request: Request) -> dict[str, Any]:
     match step:
         case "customer":
             named = {name: request[name] for name in ("email", "name") if request.get(name)}
-            return named | {"metadata": {INSTANCE: request["instance"], CUSTOMER: request["customer"]}}
+            card = {"payment_method": request["method"]} if request.get("method") else {}
+            return named | card | {"metadata": {INSTANCE: request["instance"], CUSTOMER: request["customer"]}}
         case "method":
             return {"invoice_settings": {"default_payment_method": request["method"]}}
         case "checkout":

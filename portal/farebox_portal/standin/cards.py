@@ -38,6 +38,13 @@ CARDS = {
     )
 }
 
+# The same cards as Stripe lends them without a page, by its names for them.
+LENT = {
+    "pm_card_visa": "4242424242424242",
+    "pm_card_threeDSecure2Required": "4000000000003220",
+    "pm_card_chargeCustomerFail": "4000000000000341",
+}
+
 DECLINES = {
     "generic_decline": ("card_declined", "Your card was declined."),
     "insufficient_funds": ("card_declined", "Your card has insufficient funds."),

@@ -7,7 +7,7 @@ from typing import Any
 
 from farebox_portal.standin.blanks import ADDRESS as NO_ADDRESS
 from farebox_portal.standin.books import Books, new_id
-from farebox_portal.standin.cards import Card
+from farebox_portal.standin.cards import LENT, Card, card_of
 from farebox_portal.standin.events import emit
 from farebox_portal.standin.operation import Operation
 from farebox_portal.standin.shapes import ADDRESS, PAGE, Choice, Each, Metadata, Range, Shape, Text
@@ -46,10 +46,14 @@ def merge_metadata(document: Document, given: Given) -> None:
 def create(books: Books, given: Given) -> Document:
     if "default_payment_method" in given.get("invoice_settings", {}):
         raise Refused(400, "A new customer has no payment methods", param="invoice_settings[default_payment_method]")
+    if given.get("payment_method", "pm_card_visa") not in LENT:
+        raise missing("PaymentMethod", given["payment_method"], param="payment_method", status=400)
     _check(given, None)
     customer = books.add("customer", "cus", invoice_prefix=new_id("", 8)[1:].upper(), _balances={})
     _set(books, customer, given)
     emit(books, "customer.created", customer)
+    if method := given.get("payment_method"):
+        attach(books, customer, card_of(LENT[method]), {})
     return customer
 
 
@@ -202,7 +206,7 @@ def _balance_transactions(books: Books, given: Given) -> Document:
 
 
 OPERATIONS = (
-    Operation("POST", "/v1/customers", "customer_write", create, SET),
+    Operation("POST", "/v1/customers", "customer_write", create, SET | {"payment_method": Text()}),
     Operation("GET", "/v1/customers", "customer_read", _list, PAGE | {"created": Range(), "email": Text(512)}),
     Operation("GET", "/v1/customers/{id}", "customer_read", retrieve),
     Operation("POST", "/v1/customers/{id}", "customer_write", update, SET),
