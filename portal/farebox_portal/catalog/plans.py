@@ -47,31 +47,6 @@ def show(plan: Plan) -> PlanDocument:
     )
 
 
-# --- versions --------------------------------------------------------------------------------------------------------
-
-
-def create(session: Session, document: dict[str, Any], now: datetime) -> Plan:
-    """See `Versions.create`. What the version before offers is offered on."""
-    plan = VERSIONS.create(session, document, now)
-    before = get_version(session, plan.key, plan.version - 1)
-    if before is not None:
-        addon_offers.carry_over(session, before, plan, now)
-    return plan
-
-
-def publish(session: Session, plan: Plan, now: datetime) -> Plan:
-    """See `Versions.publish`."""
-    is_draft = plan.status == "draft"
-    return VERSIONS.publish(session, plan, now, addon_offers.faults(session, plan) if is_draft else ())
-
-
-def delete(session: Session, plan: Plan) -> None:
-    """See `Versions.delete`."""
-    VERSIONS.require_draft(plan)
-    addon_offers.forget(session, plan)
-    VERSIONS.delete(session, plan)
-
-
 def every(
     *,
     key: str | None = None,
@@ -141,8 +116,28 @@ def known_features(session: Session) -> dict[str, FeatureFacts]:
     }
 
 
-VERSIONS = Versions(Plan, "plan", "plan", _faults, _columns, document_of)
-replace, change, archive = VERSIONS.replace, VERSIONS.change, VERSIONS.archive
+class _PlanVersions(Versions[Plan]):
+    """With what a plan offers beside itself: a new version begins with it, and it has to fit."""
+
+    def create(self, session: Session, document: dict[str, Any], now: datetime) -> Plan:
+        plan = super().create(session, document, now)
+        before = self.get_version(session, plan.key, plan.version - 1)
+        if before is not None:
+            addon_offers.carry_over(session, before, plan, now)
+        return plan
+
+    def unsound(self, session: Session, draft: Plan) -> list[Fault]:
+        return [*super().unsound(session, draft), *addon_offers.faults(session, draft)]
+
+    def delete(self, session: Session, row: Plan) -> None:
+        self.require_draft(row)
+        addon_offers.forget(session, row)
+        super().delete(session, row)
+
+
+VERSIONS = _PlanVersions(Plan, "plan", "plan", _faults, _columns, document_of)
+create, replace, change, publish = VERSIONS.create, VERSIONS.replace, VERSIONS.change, VERSIONS.publish
+archive, delete = VERSIONS.archive, VERSIONS.delete
 get, get_by_id, get_version, newest_active = (
     VERSIONS.get,
     VERSIONS.get_by_id,

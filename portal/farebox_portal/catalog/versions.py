@@ -8,7 +8,7 @@
 So at most one version of a key is on sale, and `effectiveFrom` and `effectiveTo` of its versions never overlap.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -81,17 +81,16 @@ class Versions(Generic[Row]):
         whole = {name: value for name, value in (self.document_of(row) | changes).items() if value is not None}
         return self.replace(session, row, whole, now)
 
-    def publish(self, session: Session, row: Row, now: datetime, also: Sequence[Fault] = ()) -> Row:
+    def publish(self, session: Session, row: Row, now: datetime) -> Row:
         """From now on it is what is sold under its key, and cannot change. Does nothing to an active one.
 
-        Raises Conflict for an archived one, Invalid when it has become unsound since it was written; `also`: what else
-        was found wrong with it.
+        Raises Conflict for an archived one, Invalid when it has become unsound since it was written.
         """
         if row.status == "archived":
             detail = f"An archived {self.noun} cannot be published; make a new version of it."
             raise Conflict(detail, code=f"{self.code}_archived")
         if row.status == "draft":
-            if found := [*self.faults(session, self.document_of(row)), *also]:
+            if found := self.unsound(session, row):
                 raise Invalid(found)
             for predecessor in session.exec(self.every(key=row.key, status="active")):
                 self.archive(session, predecessor, now)
@@ -112,6 +111,10 @@ class Versions(Generic[Row]):
         """Raises Conflict unless it is a draft."""
         self.require_draft(row)
         session.delete(row)
+
+    def unsound(self, session: Session, draft: Row) -> list[Fault]:
+        """Why it cannot be published."""
+        return self.faults(session, self.document_of(draft))
 
     def require_draft(self, row: Row) -> None:
         """Raises Conflict."""
@@ -146,9 +149,13 @@ class Versions(Generic[Row]):
         """What a new customer gets."""
         return session.exec(self.every(key=key, status="active")).first()
 
+    def draft(self, session: Session, key: str) -> Row | None:
+        """The one that may change; there is one at most."""
+        return session.exec(self.every(key=key, status="draft")).first()
+
     def current(self, session: Session, key: str) -> Row | None:
         """The version on sale, or the draft where none is."""
-        return self.on_sale(session, key) or session.exec(self.every(key=key, status="draft")).first()
+        return self.on_sale(session, key) or self.draft(session, key)
 
     def every(
         self, *, key: str | None = None, status: Status | None = None, currency: str | None = None

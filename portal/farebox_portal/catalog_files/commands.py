@@ -11,10 +11,10 @@ from farebox_portal.catalog_files.ending import DIFFERENT, ends_with_faults
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MARKS = {"created": "+", "changed": "~", "unchanged": "=", "removed": "-"}
+_MARKS = {"created": "+", "changed": "~", "unchanged": "=", "pending": "…", "removed": "-"}
 
 Files = Annotated[list[str], typer.Argument(help="YAML or JSON; - reads standard input.", metavar="FILE...")]
-Publish = Annotated[bool, typer.Option("--publish", help="Put plans on sale that are new or changed.")]
+Publish = Annotated[bool, typer.Option("--publish", help="Put plans and add-ons on sale that are new or changed.")]
 Prune = Annotated[
     bool, typer.Option("--prune", help="Take away what is not in the files, of each section that is in them.")
 ]
@@ -29,10 +29,10 @@ def apply(
     prune: Prune = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a portal's catalog up to YAML files: meters, features, plans and policies. All of it or nothing.
+    """Bring a portal's catalog up to YAML files: meters, features, policies, plans, add-ons, coupons. All or nothing.
 
-    FAREBOX_PORTAL_URL and FAREBOX_ADMIN_TOKEN say which portal. A plan that changed becomes a new version, a draft
-    unless --publish is given. Exits with 2 when anything is wrong.
+    FAREBOX_PORTAL_URL and FAREBOX_ADMIN_TOKEN say which portal. A plan or an add-on that changed becomes a new version,
+    a draft unless --publish is given. Exits with 2 when anything is wrong.
     """
     _show(_apply(files, publish=publish, prune=prune, dry_run=dry_run), as_json)
 
@@ -86,8 +86,9 @@ def _show(applied: dict[str, Any], as_json: bool) -> None:
 def _lines(item: dict[str, Any]) -> "Iterator[str]":
     version = f" version {item['version']}" if "version" in item else ""
     status = f", {item['status']}" if "status" in item else ""
-    yield f"{_MARKS[item['action']]} {item['kind']} {item['key']}{version} {item['action']}{status}" + (
-        ", published now" if item.get("published") else ""
+    yield (
+        f"{_MARKS[item['action']]} {item['kind'].replace('_', ' ')} {item['key']}{version} {item['action']}{status}"
+        + (", published now" if item.get("published") else "")
     )
     for part in item["changes"]:
         before, after = (_brief(part.get(side)) for side in ("before", "after"))
@@ -100,4 +101,4 @@ def _brief(value: Any) -> str:
 
 
 def _is_news(item: dict[str, Any]) -> bool:
-    return item["action"] != "unchanged" or bool(item.get("published"))
+    return item["action"] not in ("unchanged", "pending") or bool(item.get("published"))

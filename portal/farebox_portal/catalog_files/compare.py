@@ -15,6 +15,7 @@ _AMOUNTS = frozenset(
     {
         *("amount", "upToAmount", "flatPrice", "unitPrice", "multiplier", "percentage", "quantity", "usage"),
         *("quantityPerPackage", "quantityPerUnit", "minimumAmount", "maximumAmount", "conversionFactor"),
+        *("percentOff", "amountOff"),
     }
 )
 _Path = tuple[str | int, ...]

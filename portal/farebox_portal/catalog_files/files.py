@@ -9,8 +9,8 @@ from typing import Any
 from farebox_portal.catalog_files.reading import Read, read_yaml
 from farebox_portal.errors import Fault, Invalid, pointer
 
-SECTIONS = {"meters": "slug", "features": "key", "plans": "key", "policies": "key"}
-"""Each with the field that names an item of it, in the order in which they build on each other."""
+SECTIONS = ("meters", "features", "policies", "addons", "plans", "planAddons", "coupons")
+"""In the order in which they build on each other."""
 _BYTES_MAX = 1 << 20
 
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from farebox_portal.auth import AdminOnly, ReadSessionDep
+from farebox_portal.auth import AdminOnly, ClockDep, ReadSessionDep
 from farebox_portal.catalog_files.apply import apply
 from farebox_portal.catalog_files.document import AppliedDocument, CatalogDocument, CatalogInput
 from farebox_portal.catalog_files.export import export
@@ -17,9 +17,9 @@ router = APIRouter(
 
 
 @router.get("", response_model_exclude_none=True)
-def get_catalog(session: ReadSessionDep) -> CatalogDocument:
+def get_catalog(session: ReadSessionDep, clock: ClockDep) -> CatalogDocument:
     """As another portal takes it."""
-    return export(session)
+    return export(session, clock.now())
 
 
 @router.post("/apply", response_model=AppliedDocument)

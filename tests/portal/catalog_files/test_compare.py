@@ -17,6 +17,8 @@ from farebox_portal.catalog_files.compare import differences
         ({"price": {"amount": "0.10"}}, {"price": {"amount": 0.1}}, []),
         ({"price": {"amount": "0.10"}}, {"price": {"amount": "0.11"}}, ["/price/amount"]),
         ({"price": {"amount": "1"}}, {"price": {"amount": True}}, ["/price/amount"]),
+        ({"percentOff": "12.50"}, {"percentOff": 12.5}, []),
+        ({"amountOff": "5.00"}, {"amountOff": 5}, []),
         ({"config": "0.10"}, {"config": "0.1"}, ["/config"]),
         ({"tiers": [{"upToAmount": 5}, {}]}, {"tiers": [{"upToAmount": "5.0"}, {}]}, []),
         ({"tiers": [{"upToAmount": 5}, {}]}, {"tiers": [{"upToAmount": 6}, {}]}, ["/tiers/0/upToAmount"]),

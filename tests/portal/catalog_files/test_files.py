@@ -32,8 +32,8 @@ def test_a_fault_of_the_portal_names_file_and_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("[]", "one.yaml:1: must be an object with meters, features, plans, policies"),
-        ("plan: []", "one.yaml:1: /plan: is not one of meters, features, plans, policies"),
+        ("[]", "one.yaml:1: must be an object with meters, features, policies, addons, plans, planAddons, coupons"),
+        ("plan: []", "one.yaml:1: /plan: is not one of meters, features, policies, addons, plans, planAddons, coupons"),
         ("meters: {}\nplans: 3", "one.yaml:1: /meters: must be a list; one.yaml:2: /plans: must be a list"),
         ("a: [", "one.yaml: line 1: is not YAML: "),
     ],

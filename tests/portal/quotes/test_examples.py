@@ -34,12 +34,15 @@ PRICES = [
     ("ramp", "enterprise", {"phase": "list"}, "100000", "1200.00"),
     ("per-model-tokens", "tokens", {}, {"large_input": MILLION, "large_output": 500_000}, "7.50"),
     ("per-model-tokens", "tokens", {}, {"small_input": MILLION, "small_output": MILLION}, "0.75"),
+    ("addons-and-coupons", "studio", {}, {}, "39.00"),
+    ("addons-and-coupons", "studio", {"addons": [{"addon": {"key": "seats"}, "quantity": 3}]}, {}, "75.00"),
+    ("addons-and-coupons", "studio", {"addons": [{"addon": {"key": "request_pack"}}]}, {}, "45.00"),
 ]
 
 
 @pytest.mark.parametrize(("name", "plan", "more", "usage", "total"), PRICES)
 def test_an_example_is_applied_and_costs_what_it_says(
-    client: TestClient, name: str, plan: str, more: dict[str, str], usage: Any, total: str
+    client: TestClient, name: str, plan: str, more: dict[str, Any], usage: Any, total: str
 ) -> None:
     document = read_catalog([str(EXAMPLES / f"{name}.yaml")]).document
     applied = client.post("/v1/catalog/apply", json={**document, "publish": True})
