@@ -8,12 +8,14 @@ the meter's `groupBy` with the values that count. OpenMeter writes them in two m
     advancedMeterGroupByFilters    {"model": {"$eq": "gpt-4"}}  {"model": {"$in": ["gpt-4", "gpt-4o"]}}
 
 They are kept in the first form, which is what the ledger is asked with, and shown in the first and the last.
+
+OpenMeter's `unitCost`, what a unit costs the provider, is kept and shown. It is no price: nobody is charged by it.
 """
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 from sqlmodel import Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -22,6 +24,8 @@ from farebox_portal.documents import Input, Instant, Key, Metadata, Name, Output
 from farebox_portal.errors import Conflict, Fault, Invalid, NotFound, pointer
 from farebox_portal.ids import new_id
 
+CostName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+CostAmount = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}(\.[0-9]{1,15})?$")] | Annotated[float, Field(ge=0)]
 FILTERS_MAX = 16
 FILTER_VALUES_MAX = 100
 FILTER_VALUE_LENGTH_MAX = 256
@@ -62,6 +66,26 @@ _FORMS = {
 }
 
 
+class ManualCost(Input):
+    """In dollars for a unit."""
+
+    type: Literal["manual"]
+    amount: CostAmount
+
+
+class LlmCost(Input):
+    """Where OpenMeter's price list of models is looked up: by a value, or by a name of the meter's `groupBy`."""
+
+    type: Literal["llm"]
+    provider: CostName | None = None
+    provider_property: CostName | None = None
+    model: CostName | None = None
+    model_property: CostName | None = None
+    token_type: CostName | None = None
+    token_type_property: CostName | None = None
+    pricing: dict[CostName, CostAmount] | None = None
+
+
 class FeatureInput(Input):
     key: Key
     name: Name
@@ -69,6 +93,7 @@ class FeatureInput(Input):
     filters: Filters | None = None
     meter_group_by_filters: Filters | None = None
     advanced_meter_group_by_filters: Filters | None = None
+    unit_cost: Annotated[ManualCost | LlmCost, Field(discriminator="type")] | None = None
     metadata: Metadata | None = None
 
     @property
@@ -84,6 +109,7 @@ class FeatureDocument(Output):
     meter_slug: str | None
     filters: dict[str, str | list[str]] | None
     advanced_meter_group_by_filters: dict[str, dict[str, str | list[str]]] | None
+    unit_cost: dict[str, Any] | None
     metadata: dict[str, Any]
     created_at: Instant
     updated_at: Instant
@@ -100,6 +126,7 @@ def show(feature: Feature) -> FeatureDocument:
         filters=filters,
         advanced_meter_group_by_filters=filters
         and {name: {"$in" if isinstance(value, list) else "$eq": value} for name, value in filters.items()},
+        unit_cost=feature.unit_cost,
         metadata=feature.metadata_,
         created_at=feature.created_at,
         updated_at=feature.updated_at,
@@ -123,6 +150,7 @@ def create(session: Session, wanted: FeatureInput, now: datetime) -> Feature:
         name=wanted.name,
         meter_slug=wanted.meter_slug,
         filters=next(iter(wanted.said_filters.values()), None),
+        unit_cost=None if wanted.unit_cost is None else wanted.unit_cost.model_dump(by_alias=True, exclude_none=True),
         metadata_=wanted.metadata or {},
         created_at=now,
         updated_at=now,

@@ -2,6 +2,9 @@
 
 The slug, the event type, the aggregation and the value decide what a meter's numbers mean, and there are numbers
 already: they never change. What a meter is called and what its usage can be split by may.
+
+OpenMeter's `eventFrom`, before which events do not count, is kept and shown. It says nothing here: the ledger begins
+with what the gateway meters once the meter is there. So it may not lie in the future, where it would.
 """
 
 from datetime import datetime
@@ -49,6 +52,7 @@ class MeterInput(MeterChange):
     event_type: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
     aggregation: Aggregation
     value_property: Annotated[JsonPath | None, Field(validate_default=True)] = None
+    event_from: Instant | None = None
 
     @field_validator("value_property")
     @classmethod
@@ -70,13 +74,14 @@ class MeterDocument(Output):
     aggregation: str
     value_property: str | None
     group_by: dict[str, str]
+    event_from: Instant | None
     metadata: dict[str, Any]
     created_at: Instant
     updated_at: Instant
 
 
 _OURS = ("id", "createdAt", "updatedAt")
-_FIXED = ("slug", "eventType", "aggregation", "valueProperty")
+_FIXED = ("slug", "eventType", "aggregation", "valueProperty", "eventFrom")
 
 
 def show(meter: Meter) -> MeterDocument:
@@ -89,6 +94,7 @@ def show(meter: Meter) -> MeterDocument:
         aggregation=meter.aggregation,
         value_property=meter.value_property,
         group_by=meter.group_by,
+        event_from=meter.event_from,
         metadata=meter.metadata_ or {},
         created_at=meter.created_at,
         updated_at=meter.updated_at,
@@ -96,7 +102,10 @@ def show(meter: Meter) -> MeterDocument:
 
 
 def create(session: Session, wanted: MeterInput, now: datetime) -> Meter:
-    """Raises Conflict when the slug is taken."""
+    """Raises Conflict when the slug is taken, Invalid."""
+    if wanted.event_from is not None and now < wanted.event_from:
+        detail = "must not lie in the future: the gateway counts from the first request on"
+        raise Invalid([{"pointer": "/eventFrom", "detail": detail}])
     taken = session.exec(select(Meter).where(Meter.slug == wanted.slug)).first()
     if taken is not None:
         past = " by a meter that was deleted; its usage is still in the ledger" if taken.deleted_at else ""
@@ -110,6 +119,7 @@ def create(session: Session, wanted: MeterInput, now: datetime) -> Meter:
         aggregation=wanted.aggregation,
         value_property=wanted.value_property,
         group_by=wanted.group_by or {},
+        event_from=wanted.event_from,
         metadata_=wanted.metadata or {},
         created_at=now,
         updated_at=now,

@@ -10,7 +10,15 @@ import json
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
 from farebox_portal import documents
 from farebox_portal.catalog.currencies import check_currency
@@ -31,6 +39,7 @@ _OURS = frozenset(
     {
         *("id", "version", "status", "effectiveFrom", "effectiveTo", "validationErrors"),
         *("createdAt", "updatedAt", "publishedAt", "archivedAt", "deletedAt"),
+        *("paymentMethodRequired", "paymentRequired"),
     }
 )
 
@@ -58,6 +67,15 @@ def _check_rate_span(text: str) -> str:
         raise ValueError("must be second, minute, hour or an ISO 8601 duration such as PT10S") from None
     if duration.months or not timedelta(seconds=1) <= duration.span <= timedelta(days=1):
         raise ValueError("must lie between a second (PT1S) and a day (P1D)")
+    return text
+
+
+def _check_settlement(text: str) -> str:
+    # To take it and send invoices all the same would be worse than a no.
+    if text == "credit_only":
+        raise ValueError("credit_only, which never makes an invoice, is not offered; use credit_then_invoice")
+    if text != "credit_then_invoice":
+        raise ValueError("must be credit_then_invoice")
     return text
 
 
@@ -120,9 +138,19 @@ class CustomTax(Input):
 
 
 class TaxConfig(Input):
+    """`taxCodeId` names a tax code of the OpenMeter that it was written for: kept, and only taken beside `stripe`."""
+
     behavior: Literal["inclusive", "exclusive"] | None = None
     stripe: StripeTax | None = None
     custom_invoicing: CustomTax | None = None
+    tax_code_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+
+    @field_validator("tax_code_id")
+    @classmethod
+    def _is_said_otherwise_too(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and "stripe" in info.data and info.data["stripe"] is None:
+            raise ValueError('means nothing here; say which it is beside it: "stripe": {"code": "txcd_10103001"}')
+        return value
 
 
 class RateCard(Input):
@@ -159,6 +187,12 @@ class RateLimit(Input):
 
 
 class ProRating(Input):
+    """`enabled` false: a fee is charged in full for every period that is begun, and a change gives nothing back of it.
+
+    `mode`: what a change gives back is told by time and by the most used allowance, whichever is more; or by time alone
+    (prorate_prices). Fees of add-ons are for the time they were there in any case.
+    """
+
     enabled: StrictBool
     mode: Literal["max_consumption_based", "prorate_prices"] = "max_consumption_based"
 
@@ -181,8 +215,7 @@ class PlanInput(Input):
     concurrency_limit: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
     default_tax_config: TaxConfig | None = None
     alignment: Alignment | None = None
-    # OpenMeter has credit_only too: never an invoice. To take it and send one all the same would be worse than a no.
-    settlement_mode: Literal["credit_then_invoice"] | None = None
+    settlement_mode: Annotated[str, AfterValidator(_check_settlement)] | None = None
     metadata: Metadata | None = None
 
 

@@ -21,6 +21,7 @@ class Meter(SQLModel, table=True):
     aggregation: str
     value_property: str | None = None
     group_by: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    event_from: datetime | None = Field(default=None, sa_type=UTCDateTime)
     # `metadata` is taken by SQLAlchemy; the API calls it by its name.
     metadata_: dict[str, Any] | None = Field(default=None, sa_column=Column("metadata", JSON))
     created_at: datetime = Field(sa_type=UTCDateTime)
@@ -38,6 +39,7 @@ class Feature(SQLModel, table=True):
     name: str
     meter_slug: str | None = Field(default=None, foreign_key="meters.slug")
     filters: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    unit_cost: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     metadata_: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
@@ -74,6 +76,16 @@ class Plan(SQLModel, table=True):
         if self.archived_at is not None:
             return "archived"
         return "draft" if self.published_at is None else "active"
+
+    @property
+    def is_prorated(self) -> bool:
+        """Whether a fee is for the time that is served; otherwise it is charged in full, and nothing is given back."""
+        return bool((self.pro_rating_config or {}).get("enabled", True))
+
+    @property
+    def is_credited_by_time_alone(self) -> bool:
+        """Whether what a change gives back of a fee takes no notice of what was used of the allowances."""
+        return (self.pro_rating_config or {}).get("mode") == "prorate_prices"
 
 
 class Addon(SQLModel, table=True):

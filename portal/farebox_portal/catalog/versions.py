@@ -147,7 +147,8 @@ class Versions(Generic[Row]):
 
     def on_sale(self, session: Session, key: str) -> Row | None:
         """What a new customer gets."""
-        return session.exec(self.every(key=key, status="active")).first()
+        active = self.every(key=key, status="active").order_by(None).order_by(col(self.table.version).desc())
+        return session.exec(active).first()
 
     def draft(self, session: Session, key: str) -> Row | None:
         """The one that may change; there is one at most."""

@@ -8,7 +8,7 @@ What add-ons are charged beside the plan, `subscriptions.addon_charges` says.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
 from functools import cached_property
@@ -137,6 +137,8 @@ def _of_span(
         recent = span if since is None else _from(span, since, anchor, (card.billing_cadence, cadence))
         services = service_periods(anchor, card.billing_cadence, recent, _just_after(until))
     for service in services:
+        if not (stretch.plan.is_prorated or by_usage(card)):
+            service = replace(service, is_prorated=False)
         if service.served.start <= until:
             at = invoice_at(card, service.served, anchor, cadence, span)
             phase = stretch.phase["key"], stretch.phase_start, stretch.phase_end

@@ -19,10 +19,10 @@ from typing import Literal
 
 from farebox_portal.invoicing.charges import Due
 from farebox_portal.pricing.line import WHOLE, Line
-from farebox_portal.pricing.money import Currency, currency, share_of
+from farebox_portal.pricing.money import Currency, currency
 from farebox_portal.pricing.part import ZERO
 from farebox_portal.pricing.period import Period
-from farebox_portal.pricing.proration import QuotaUse, consumed_share, length_share
+from farebox_portal.pricing.proration import QuotaUse, consumed_share, fee_minor, kept_of, length_share
 from farebox_portal.pricing.rate import Charge, rate
 from farebox_portal.subscriptions.life import Life, Segment
 
@@ -34,7 +34,7 @@ class Fee:
     """A charge and what of it is served. `due`: its last piece, `served` the last piece's time.
 
     `lines`: what is owed for the time that is served, as it is planned now. `kept_minor`: what may be kept of what was
-    charged; never less than the lines come to.
+    charged; never less than the lines come to, as no less of the fee is consumed than its time.
     """
 
     due: Due
@@ -91,28 +91,27 @@ def _fee(pieces: list[Due], life: Life, at: datetime) -> Fee:
         lines = _lines(last, WHOLE, of)
         return Fee(last, last.service.served, lines, _sum(lines))
     served = sum((piece.service.share for piece in pieces), Fraction(0))
-    if served == WHOLE:
+    if served == WHOLE or not last.service.is_prorated:
         served = WHOLE  # itself: a whole fee needs no fractions
     lines = _lines(last, served, of)
-    if not last.is_in_advance:
+    if not (last.is_in_advance and last.service.is_prorated):
         return Fee(last, last.service.served, lines, _sum(lines))
     why = ending(last, life) if last.service.served.end < last.service.full.end else "phase"
     if why == "phase" or (why == "pause" and last.service.served.end <= at):
         return Fee(last, last.service.served, lines, _sum(lines))
-    return Fee(last, last.service.served, lines, max(_sum(lines), _kept(last, served, why, life, at, of)))
+    return Fee(last, last.service.served, lines, _kept(last, served, why, life, at, of))
 
 
 def _kept(last: Due, served: Fraction, why: Ending, life: Life, at: datetime, of: Currency) -> int:
     """Of a fee whose period something cuts. What lies ahead gives nothing back yet."""
     full, piece = last.service.full, last.service.served
     whole = Period(piece.start, full.end if last.phase_end is None else min(full.end, last.phase_end))
-    uncut = served - last.service.share + length_share(whole, full)
-    kept_minor = _sum(_lines(last, uncut, of))
-    if why == "change" and piece.end <= at:
-        use = _used_share(life, piece.end)
-        consumed = consumed_share(whole, piece.end, [QuotaUse(use.numerator, use.denominator)])
-        kept_minor -= share_of(_sum(_lines(last, length_share(whole, full), of)), 1 - consumed, of)
-    return kept_minor
+    charged = _charge(last, served - last.service.share + length_share(whole, full), of)
+    if why != "change" or at < piece.end:
+        return fee_minor(charged)
+    use = _used_share(life, piece.end)
+    consumed = consumed_share(whole, piece.end, [QuotaUse(use.numerator, use.denominator)])
+    return fee_minor(kept_of(charged, length_share(whole, full), consumed))
 
 
 def _used_share(life: Life, at: datetime) -> Fraction:
@@ -120,7 +119,11 @@ def _used_share(life: Life, at: datetime) -> Fraction:
 
 
 def _lines(due: Due, share: Fraction, of: Currency) -> tuple[Line, ...]:
-    return rate(Charge(due.card, of, due.service.full, True, share, due.count, due.earlier), ZERO)
+    return rate(_charge(due, share, of), ZERO)
+
+
+def _charge(due: Due, share: Fraction, of: Currency) -> Charge:
+    return Charge(due.card, of, due.service.full, True, share, due.count, due.earlier)
 
 
 def _sum(lines: Iterable[Line]) -> int:

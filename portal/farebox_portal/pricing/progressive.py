@@ -45,6 +45,10 @@ def _by_name(lines: Iterable[Line]) -> dict[_Name, list[Line]]:
 
 
 def _less(now: list[Line] | None, before: list[Line]) -> Line | None:
+    if now and _is_same(now, before):
+        return None
+    if now and not before and len(now) == 1:
+        return now[0]
     model = (now or before)[-1]
     gross_minor, quantity, off = _summed(now or [])
     gross_before, quantity_before, off_before = _summed(before)
@@ -71,6 +75,13 @@ def _less(now: list[Line] | None, before: list[Line]) -> Line | None:
         model.share,
         reductions,
     )
+
+
+def _is_same(now: list[Line], before: list[Line]) -> bool:
+    """Whether the one line that was billed is the one there is, as for a tier that was full before. Not exhaustive."""
+    if len(now) != 1 or len(before) != 1 or now[0].reductions or before[0].reductions:
+        return False
+    return now[0].gross_minor == before[0].gross_minor and now[0].quantity == before[0].quantity
 
 
 def _summed(lines: list[Line]) -> tuple[int, Decimal, _Off]:

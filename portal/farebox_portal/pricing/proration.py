@@ -5,19 +5,19 @@ What a customer gets back who changes plan in the middle of a period that is pai
     credit = fee × (1 − max(share of the time that passed, share of the quota that was used))
 
 A fee of 29 after 15 of 30 days and 7000 of 10 000 requests leaves 30 %: 8.70. Of several meters the most used counts:
-who has used up one of them has had what the fee was for. No credit is more than was settled for the very fee, less what
-was given back of it before; therefore going back and forth between plans never makes money.
+who has used up one of them has had what the fee was for. No invoice credits more than was settled for the very fee,
+less what was given back of it before; therefore going back and forth between plans never makes money.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from itertools import pairwise
 
-from farebox_portal.pricing.money import Currency, share_of
+from farebox_portal.pricing.part import ZERO
 from farebox_portal.pricing.period import Period
+from farebox_portal.pricing.rate import Charge, rate
 
 _TICK = timedelta(microseconds=1)
 
@@ -45,27 +45,16 @@ def consumed_share(period: Period, at: datetime, quotas: Iterable[QuotaUse] = ()
     return min(Fraction(1), max(shares))
 
 
-def change_credit(
-    fee_minor: int, consumed: Fraction, of: Currency, *, settled_minor: int, credited_minor: int = 0
-) -> int:
-    """What a plan change gives back, 0 or more.
+def kept_of(charge: Charge, piece: Fraction, consumed: Fraction) -> Charge:
+    """What stays of a fee in advance after a change of plan; the rest is given back, if it was paid.
 
-    `fee_minor` is the fee of the period that is left; `settled_minor` what was paid for it, in money or with the credit
-    of an earlier change; `credited_minor` what was given back of it already.
+    `charge` is the fee of one period, with all the share that was charged of it; `piece` the part of that share which
+    the change leaves, and `consumed` how much of the piece is gone. So what is kept is rounded as the line of a fee is
+    that was served so long; kept and given back add up to what was charged, and no line charges it anew.
     """
-    credit = share_of(fee_minor, 1 - consumed, of)
-    return max(0, min(credit, settled_minor - credited_minor))
+    return replace(charge, share=charge.share - piece * (1 - consumed))
 
 
-def cut_amount(amount_minor: int, whole: Period, cuts: Sequence[datetime], of: Currency) -> tuple[int, ...]:
-    """An amount over the pieces that ascending cuts make of a period, in order; they add up to it exactly.
-
-    Each piece is what is due up to its end less what is due up to its start, so that none depends on later cuts.
-    Raises ValueError for cuts outside the period or out of order.
-    """
-    edges = [whole.start, *cuts, whole.end]
-    if edges != sorted(edges):
-        raise ValueError("cuts must lie in the period and ascend")
-    due = [share_of(amount_minor, length_share(Period(whole.start, edge), whole), of) for edge in edges[1:-1]]
-    sums = [0, *due, amount_minor]
-    return tuple(upper - lower for lower, upper in pairwise(sums))
+def fee_minor(charge: Charge) -> int:
+    """What a flat fee comes to."""
+    return sum(line.amount_minor for line in rate(charge, ZERO))

@@ -20,6 +20,7 @@ from itertools import count, pairwise
 
 from farebox_portal.pricing.card import RateCard
 from farebox_portal.pricing.flat import Flat
+from farebox_portal.pricing.line import WHOLE
 from farebox_portal.pricing.period import Period, boundary, index_at
 from farebox_portal.pricing.proration import length_share
 
@@ -34,14 +35,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What of a full period was served."""
+    """What of a full period was served. `is_prorated` false: what is begun is charged in full."""
 
     served: Period
     full: Period
+    is_prorated: bool = True
 
     @property
     def share(self) -> Fraction:
-        return length_share(self.served, self.full)
+        """Of the full period's fee."""
+        return length_share(self.served, self.full) if self.is_prorated else WHOLE
 
 
 def cut(span: Span, cuts: Iterable[datetime]) -> list[Span]:

@@ -23,11 +23,7 @@ from farebox_portal.catalog.tables import Addon
 from farebox_portal.pricing.card import RateCard
 from farebox_portal.pricing.documents import read_rate_card
 from farebox_portal.pricing.flat import Flat
-from farebox_portal.pricing.line import Line
-from farebox_portal.pricing.money import currency
-from farebox_portal.pricing.part import ZERO
 from farebox_portal.pricing.period import Period, boundary, index_at
-from farebox_portal.pricing.rate import Charge, rate
 from farebox_portal.pricing.schedule import Service, Span, invoice_at, one_time, service_periods
 from farebox_portal.subscriptions.addon_holds import Piece
 from farebox_portal.subscriptions.stretches import Stretch
@@ -56,11 +52,6 @@ class AddonCharge:
         price = self.card.price
         is_in_advance = isinstance(price, Flat) and price.payment_term == "in_advance"
         return is_in_advance and self.card.billing_cadence is not None
-
-    def lines(self) -> tuple[Line, ...]:
-        """Of a fee."""
-        of, share = currency(self.addon.currency), self.service.share
-        return rate(Charge(self.card, of, self.service.served, True, share, self.count, self.earlier), ZERO)
 
 
 @dataclass(frozen=True)

@@ -11,63 +11,94 @@ from fractions import Fraction
 
 from farebox_portal.pricing.documents import read_rate_card
 from farebox_portal.pricing.flat import Flat
-from farebox_portal.pricing.money import Currency, currency
-from farebox_portal.pricing.part import ZERO
+from farebox_portal.pricing.money import currency
 from farebox_portal.pricing.period import Period
-from farebox_portal.pricing.proration import QuotaUse, change_credit, consumed_share
-from farebox_portal.pricing.rate import Charge, rate
-from farebox_portal.pricing.schedule import Service, Span, service_periods
-from farebox_portal.subscriptions.addon_charges import addon_charges
+from farebox_portal.pricing.proration import QuotaUse, consumed_share, fee_minor, kept_of, length_share
+from farebox_portal.pricing.rate import Charge
+from farebox_portal.pricing.schedule import Span, service_periods
+from farebox_portal.subscriptions.addon_charges import AddonCharge, addon_charges
 from farebox_portal.subscriptions.stretches import Stretch
 
 
 @dataclass(frozen=True, slots=True)
 class Fee:
-    """One that was charged in advance for `served`."""
+    """One that was charged in advance, with all the share that was charged of its period; `piece`: the last of that."""
 
-    card_key: str
-    served: Period
-    amount_minor: int
+    charge: Charge
+    piece: Period
+
+    def kept_minor(self, at: datetime, used_share: Fraction) -> int:
+        """What stays of it for who leaves at `at`."""
+        use = QuotaUse(used_share.numerator, used_share.denominator)
+        consumed = consumed_share(self.piece, at, [use])
+        return fee_minor(kept_of(self.charge, length_share(self.piece, self.charge.period), consumed))
 
 
-def running_fees(stretch: Stretch, anchor: datetime, at: datetime) -> Iterator[Fee]:
-    """Those in advance whose period lies around `at`. `stretch`: as if nothing were planned."""
-    if stretch.is_paused or not stretch.start < at:
+def credit(life: Sequence[Stretch], anchor: datetime, at: datetime, used_share: Fraction) -> int:
+    """In minor units, for leaving the plan at `at`, as if all fees had been paid. `life`: see `running_fees`."""
+    return sum(fee_minor(fee.charge) - fee.kept_minor(at, used_share) for fee in running_fees(life, anchor, at))
+
+
+def addon_credit(
+    before: Sequence[Stretch], after: Sequence[Stretch], anchor: datetime, at: datetime, used_share: Fraction
+) -> int:
+    """The same for add-ons that a change of plan at `at` ends: `after` is the life with the change."""
+    charged = {
+        _name(one): fee_minor(_addon_charge(one)) for one in addon_charges(before, anchor, at) if one.is_in_advance
+    }
+    return sum(charged[name] - fee.kept_minor(at, used_share) for name, fee in _ended_addon_fees(after, anchor, at))
+
+
+def running_fees(life: Sequence[Stretch], anchor: datetime, at: datetime) -> Iterator[Fee]:
+    """The plan's in advance whose period lies around `at`. `life`: as if nothing were planned for then or later."""
+    run = _of_one_phase([stretch for stretch in life if stretch.start < at])
+    if not run or run[-1].is_paused or not run[-1].plan.is_prorated:
         return
-    of = currency(stretch.plan.currency)
-    for document in stretch.phase["rateCards"]:
+    of = currency(run[-1].plan.currency)
+    for document in run[-1].phase["rateCards"]:
         card, _ = read_rate_card(document)
         if card is None or card.billing_cadence is None or not isinstance(card.price, Flat):
             continue
         if card.price.payment_term != "in_advance":
             continue
-        for service in service_periods(anchor, card.billing_cadence, Span(stretch.start, stretch.end), at):
-            if service.served.start < at < service.served.end:
-                lines = rate(Charge(card, of, service.full, share=service.share), ZERO)
-                yield Fee(card.key, service.served, sum(line.amount_minor for line in lines))
+        pieces = [
+            service
+            for stretch in run
+            if not stretch.is_paused
+            for service in service_periods(anchor, card.billing_cadence, Span(stretch.start, stretch.end), at)
+        ]
+        last = pieces[-1]
+        if at < last.served.end:
+            charged = sum((piece.share for piece in pieces if piece.full == last.full), Fraction(0))
+            yield Fee(Charge(card, of, last.full, share=charged), last.served)
 
 
-def addon_fees(life: Sequence[Stretch], anchor: datetime, at: datetime) -> Iterator[Fee]:
-    """Those of add-ons that the life ends at `at`, in the midst of the period that was charged in advance."""
-    for charge in addon_charges(life, anchor, at):
-        served, full = charge.service.served, charge.service.full
-        if charge.is_in_advance and served.end == at < full.end:
-            whole = replace(charge, service=Service(Period(served.start, full.end), full))
-            yield Fee(charge.card.key, whole.service.served, sum(line.amount_minor for line in whole.lines()))
+def _of_one_phase(life: Sequence[Stretch]) -> list[Stretch]:
+    """The last stretches, as far as they are of one phase: a pause does not end a charge."""
+    run: list[Stretch] = []
+    for stretch in life:
+        if run and (run[-1].plan.id, run[-1].phase_start) != (stretch.plan.id, stretch.phase_start):
+            run = []
+        run.append(stretch)
+    return run
 
 
-def addon_credit(life: Sequence[Stretch], anchor: datetime, at: datetime, used_share: Fraction, of: Currency) -> int:
-    """In minor units, for add-ons that a change of plan at `at` ends: `life` is the one with the change."""
-    return sum(_credit_of(fee, at, used_share, of) for fee in addon_fees(life, anchor, at))
+_Name = tuple[str, str, datetime]
 
 
-def credit(stretch: Stretch, anchor: datetime, at: datetime, used_share: Fraction) -> int:
-    """In minor units of the plan's currency, for leaving the stretch at `at`, as if all fees had been paid."""
-    of = currency(stretch.plan.currency)
-    return sum(_credit_of(fee, at, used_share, of) for fee in running_fees(stretch, anchor, at))
+def _ended_addon_fees(life: Sequence[Stretch], anchor: datetime, at: datetime) -> Iterator[tuple[_Name, Fee]]:
+    """Those in advance that the life ends at `at`, in the midst of their period."""
+    for one in addon_charges(life, anchor, at):
+        served, full = one.service.served, one.service.full
+        if one.is_in_advance and served.end == at < full.end:
+            whole = Period(served.start, full.end)
+            yield _name(one), Fee(replace(_addon_charge(one), share=length_share(whole, full)), whole)
 
 
-def _credit_of(fee: Fee, at: datetime, used_share: Fraction, of: Currency) -> int:
-    use = QuotaUse(used_share.numerator, used_share.denominator)
-    consumed = consumed_share(fee.served, at, [use])
-    return change_credit(fee.amount_minor, consumed, of, settled_minor=fee.amount_minor)
+def _name(one: AddonCharge) -> _Name:
+    return one.addon.id, one.card.key, one.service.served.start
+
+
+def _addon_charge(one: AddonCharge) -> Charge:
+    of = currency(one.addon.currency)
+    return Charge(one.card, of, one.service.full, True, one.service.share, one.count, one.earlier)

@@ -115,7 +115,8 @@ def plan_change(
     if life.start < at <= now:
         # Of the plan that was in force before: one that was ordered and is replaced in the same instant was never used.
         left = stretches(_as_planned_until(life, at), found)
-        share = used_share(session, subscription.id, life.anchor, left, now)
+        by_time = [stretch for stretch in left if stretch.start < at][-1].plan.is_credited_by_time_alone
+        share = Fraction(0) if by_time else used_share(session, subscription.id, life.anchor, left, now)
     is_fresh = life.start < at and direction == "upgrade" and timing != "next_billing_cycle"
     command = Change(at, target.id, wanted.starting_phase, is_fresh=is_fresh, used_share=share)
     return _planned(session, subscription, life, command, found | {target.id: target}, direction, now)
@@ -198,10 +199,9 @@ def _planned(
     left = stretches(_as_planned_until(life, command.at), found)
     given_back = 0
     if life.start < command.at:
-        last = [stretch for stretch in left if stretch.start < command.at][-1]
-        share, of = command.used_share or Fraction(0), currency(target.currency)
-        given_back = credit(last, life.anchor, command.at, share)
-        given_back += addon_credit(stretches(after, found), life.anchor, command.at, share, of)
+        share = command.used_share or Fraction(0)
+        given_back = credit(left, life.anchor, command.at, share)
+        given_back += addon_credit(left, stretches(after, found), life.anchor, command.at, share)
     return PlannedChange(subscription, life, after, command, found, direction, given_back)
 
 

@@ -18,6 +18,45 @@ def test_a_feature_needs_a_meter_that_exists(shop: TestClient) -> None:
     assert faults(answer) == {"/meterSlug": "there is no such meter"}
 
 
+@pytest.mark.parametrize(
+    "cost",
+    [
+        {"type": "manual", "amount": "0.0000125"},
+        {"type": "manual", "amount": 0.5},
+        {"type": "llm", "provider": "openai", "modelProperty": "model", "tokenType": "input"},
+        {
+            "type": "llm",
+            "providerProperty": "p",
+            "model": "m",
+            "tokenTypeProperty": "t",
+            "pricing": {"inputPerToken": "1"},
+        },
+    ],
+)
+def test_what_a_unit_costs_the_provider_is_kept_as_it_was_sent(shop: TestClient, cost: dict[str, Any]) -> None:
+    made = shop.post("/v1/features", json={"key": "x", "name": "X", "unitCost": cost}).json()
+    assert made["unitCost"] == cost
+    assert shop.get("/v1/features/x").json() == made
+    assert shop.post("/v1/features", json={"key": "y", "name": "Y", "unitCost": made["unitCost"]}).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("cost", "pointer"),
+    [
+        ({"type": "manual"}, "/unitCost/amount"),
+        ({"type": "manual", "amount": "NaN"}, "/unitCost/amount"),
+        ({"type": "manual", "amount": -1}, "/unitCost/amount"),
+        ({"type": "dynamic"}, "/unitCost"),
+        ({"type": "llm", "modell": "m"}, "/unitCost/modell"),
+        ("0.01", "/unitCost"),
+    ],
+)
+def test_a_cost_that_nobody_can_read_is_refused(shop: TestClient, cost: Any, pointer: str) -> None:
+    found = faults(shop.post("/v1/features", json={"key": "x", "name": "X", "unitCost": cost}))
+    assert all((place + "/").startswith(pointer + "/") for place in found)
+    assert shop.get("/v1/features/x").status_code == 404
+
+
 GPT = {"key": "gpt", "name": "GPT tokens", "meterSlug": "tokens"}
 TOKENS = {"slug": "tokens", "aggregation": "SUM", "valueProperty": "$.total", "groupBy": {"model": "$.model"}}
 

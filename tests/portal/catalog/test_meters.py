@@ -56,6 +56,18 @@ def test_only_what_does_not_change_the_numbers_can_change(client: TestClient) ->
     assert client.get("/v1/meters/tokens").json() == changed
 
 
+def test_since_when_openmeter_counts_is_kept_and_may_not_lie_ahead(client: TestClient) -> None:
+    """The ledger begins with what the gateway meters, so that a day that is past says nothing about it."""
+    made = client.post("/v1/meters", json=TOKENS | {"eventFrom": "2026-01-01T01:00:00+01:00"}).json()
+    assert made["eventFrom"] == "2026-01-01T00:00:00Z"
+    assert client.get("/v1/meters/tokens").json() == made
+    assert set(faults(client.put("/v1/meters/tokens", json={"eventFrom": "2026-01-02T00:00:00Z"}))) == {"/eventFrom"}
+    ahead = TOKENS | {"slug": "later", "eventFrom": "2026-02-01T00:00:00Z"}
+    assert "future" in faults(client.post("/v1/meters", json=ahead))["/eventFrom"]
+    for wrong in ("2026-01-01", "soon", "2026-01-01T00:00:00", {}):
+        assert set(faults(client.post("/v1/meters", json=ahead | {"eventFrom": wrong}))) == {"/eventFrom"}
+
+
 def test_a_meter_that_was_read_can_be_sent_back(client: TestClient) -> None:
     made = client.post("/v1/meters", json=TOKENS).json()
     changed = client.put("/v1/meters/tokens", json=made | {"name": "Tokens"}).json()

@@ -71,7 +71,11 @@ AS_THE_OTHERS_WRITE_IT: dict[str, Any] = {
     "alignment": {"billablesMustAlign": True},
     "proRatingConfig": {"enabled": True, "mode": "prorate_prices"},
     "settlementMode": "credit_then_invoice",
-    "defaultTaxConfig": {"behavior": "inclusive"},
+    "defaultTaxConfig": {
+        "behavior": "inclusive",
+        "stripe": {"code": "txcd_10103001"},
+        "taxCodeId": "01G65Z755AFWAKHE12NY0CQ9FH",
+    },
     "metadata": {"zuplo_most_popular": "true", "isCustom": "false", "internal_id": 7, "nested": {"as": ["we", "like"]}},
     "phases": [
         {"key": "trial", "name": "Trial", "duration": "P2W", "rateCards": [A_FREE_CARD], "metadata": {"x": "y"}},
@@ -83,7 +87,8 @@ AS_THE_OTHERS_WRITE_IT: dict[str, Any] = {
 @pytest.mark.parametrize("document", [AS_THE_OTHERS_WRITE_IT, a_plan(key="pro", metadata={"a": 1})])
 def test_a_plan_comes_back_as_it_was_sent(shop: TestClient, document: dict[str, Any]) -> None:
     document = document | {"rateLimit": {"requests": 5, "per": "minute"}, "concurrencyLimit": 3}
-    made = shop.post("/v1/plans", json=document).json()
+    theirs = {"status": "draft", "validationErrors": None, "paymentMethodRequired": True, "deletedAt": None}
+    made = shop.post("/v1/plans", json=document | theirs).json()
     assert {name: made[name] for name in document} == document
     assert (made["version"], made["status"]) == (1, "draft")
     assert shop.get(f"/v1/plans/{made['id']}").json() == made

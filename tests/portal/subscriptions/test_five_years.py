@@ -35,7 +35,7 @@ from farebox_portal.subscriptions.life import (
     begun,
     events,
 )
-from farebox_portal.subscriptions.stretches import stretch_at, stretches
+from farebox_portal.subscriptions.stretches import stretches
 
 START = datetime(2026, 1, 31, 13, 37, tzinfo=UTC)
 END = START.replace(year=2031)
@@ -105,10 +105,7 @@ def five_years(chance: random.Random) -> Iterator[Any]:
         assert after is not None
         given_back = 0
         if isinstance(command, Change):
-            cut = stretches(life, PLANS)
-            given_back = credit(
-                cut[stretch_at(cut, command.at)], life.anchor, command.at, command.used_share or Fraction(0)
-            )
+            given_back = credit(stretches(life, PLANS), life.anchor, command.at, command.used_share or Fraction(0))
             assert 0 <= given_back <= 9900
         yield [now.isoformat(), type(command).__name__, after.state(now), given_back]
         life = after

@@ -109,6 +109,20 @@ def test_time_counts_where_little_was_used_and_usage_that_comes_late_changes_not
 
 
 @pytest.mark.usefixtures("catalog")
+def test_a_plan_may_say_that_time_alone_tells_what_is_given_back_or_that_nothing_is(session: Session) -> None:
+    for config, amount in (
+        ({"enabled": True, "mode": "max_consumption_based"}, "8.70"),
+        ({"enabled": True, "mode": "prorate_prices"}, "14.50"),
+        ({"enabled": False, "mode": "max_consumption_based"}, "0.00"),
+    ):
+        key = amount.replace(".", "_")
+        a_plan(session, a_card(limit=10_000), a_fee("29"), key=key, pro_rating_config=config)
+        row = an_order(session, key, customer=key)
+        use(session, row, 7000, APRIL + DAY)
+        assert change(session, row, "max", MID).credit.amount == amount
+
+
+@pytest.mark.usefixtures("catalog")
 def test_what_replaces_a_change_in_the_same_instant_leaves_the_plan_that_was_in_force(session: Session) -> None:
     """And not the one that was ordered and never used: nobody gets more back by way of a third plan."""
     row = an_order(session, "pro")

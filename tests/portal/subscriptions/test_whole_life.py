@@ -2,7 +2,8 @@
 
 The model writes a life down day by day, as one would on squared paper: which plan, since when its phase, paused or not,
 and since when usage counts. A command overwrites all days from its own on. Nothing is asked of the model but to look up
-a day.
+a day. An add-on that was ordered is a paper of its own, with a number on each day; whether it is there on some day is
+found out by walking there from its first.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlmodel import Session, select
 
-from builders.portal import a_batch, a_database, an_event
+from builders.addons import an_addon, offered
+from builders.portal import a_batch, a_card, a_database, an_event
 from builders.subscriptions import APRIL, ORDER, a_catalog, an_order
 from farebox_portal import audit
 from farebox_portal.customers.tables import Customer
 from farebox_portal.errors import Conflict
-from farebox_portal.subscriptions import document, lifecycle, plan_change
+from farebox_portal.subscriptions import addons, document, lifecycle, plan_change
+from farebox_portal.subscriptions.addons import AddonOrderInput, QuantityInput
 from farebox_portal.subscriptions.plan_change import ChangeInput
 from farebox_portal.subscriptions.rows import read_life, read_plans
 from farebox_portal.subscriptions.tables import Subscription
@@ -33,6 +36,9 @@ DAY = timedelta(days=1)
 TRIAL_DAYS = 14
 LIMITS = {"free": 100, "pro": 10_000, "max": 100_000}
 PLANS = ["free", "pro", "max", "trial"]
+PACK = 500
+"""Requests a month, of each add-on; `free` does not offer it, and `trial` not in its first phase."""
+TIMINGS = [None, "immediate", "next_billing_cycle", 5, 45]
 
 
 def on(day: int) -> datetime:
@@ -48,11 +54,26 @@ class Cell:
 
 
 @dataclass
+class Paper:
+    """How many packs were ordered, for each day from day 0 on."""
+
+    id: str
+    ordered: list[int]
+
+    def first(self) -> int:
+        return next(day for day, quantity in enumerate(self.ordered) if quantity)
+
+    def with_order(self, day: int, quantity: int) -> list[int]:
+        return self.ordered[:day] + [quantity] * (DAYS - day)
+
+
+@dataclass
 class Model:
     start: int
     days: list[Cell]  # from day 0 on, also after the end
     end: int | None = None
     used: dict[int, int] = field(default_factory=dict)
+    papers: list[Paper] = field(default_factory=list)
 
     def state(self, today: int) -> str:
         if self.end is not None and (self.end <= today or self.end <= self.start):
@@ -73,7 +94,22 @@ class Model:
         return "trial" if day < cell.phase_since + TRIAL_DAYS else "full"
 
     def limit(self, day: int) -> int:
-        return {"trial": 10, "full": 1000}.get(self.phase(day)) or LIMITS[self.days[day].plan]
+        own = {"trial": 10, "full": 1000}.get(self.phase(day)) or LIMITS[self.days[day].plan]
+        return own + PACK * self.packs(day)
+
+    def packs(self, day: int) -> int:
+        return sum(self.there(paper.ordered, day) for paper in self.papers)
+
+    def there(self, ordered: list[int], day: int) -> int:
+        """What of it is in force: it is over for good where nothing is ordered, offered or subscribed any more."""
+        first = next((one for one, quantity in enumerate(ordered) if quantity), DAYS)
+        for one in range(first, day + 1):
+            if not (ordered[one] and self.offers(one)) or (self.end is not None and self.end <= one):
+                return 0
+        return ordered[day] if first <= day else 0
+
+    def offers(self, day: int) -> bool:
+        return self.days[day].plan in ("pro", "max") or self.phase(day) == "full"
 
     def usage(self, today: int) -> int:
         cell = self.days[today]
@@ -118,6 +154,9 @@ class WholeLife(RuleBasedStateMachine):
     @initialize(plan=st.sampled_from(PLANS))
     def open_shop(self, plan: str) -> None:
         a_catalog(self.session)
+        pack = an_addon(self.session, a_card(limit=PACK), key="pack")
+        offered(self.session, pack, "pro", "max")
+        offered(self.session, pack, "trial", phase="full")
         self.subscribe(plan, 0)
 
     # --- what is done ---
@@ -288,6 +327,91 @@ class WholeLife(RuleBasedStateMachine):
             delete()
             self.model = self.row = None
 
+    # --- add-ons ---
+
+    @precondition(lambda self: self.model is not None)
+    @rule(quantity=st.integers(1, 3), timing=st.sampled_from(TIMINGS[1:]))
+    def add(self, quantity: int, timing: str | int) -> None:
+        model, row = self._both()
+        wanted = {"addon": {"key": "pack"}, "quantity": quantity, "timing": self._timing(timing)}
+
+        def add() -> str:
+            return addons.add(self.session, row, AddonOrderInput.model_validate(wanted), on(self.today))
+
+        if self._refuses_addons(add):
+            return
+        day = self._day(timing)
+        if any(model.there(paper.ordered, later) for paper in model.papers for later in self._later(paper, day)):
+            self._refused("addon_exists", add)
+        elif not model.offers(day):
+            self._refused("addon_not_offered", add)
+        else:
+            model.papers.append(Paper(add(), [0] * day + [quantity] * (DAYS - day)))
+            self.steps += 1
+
+    @precondition(lambda self: self.model is not None and self.model.papers)
+    @rule(place=st.integers(0, 3), quantity=st.integers(0, 3), timing=st.sampled_from(TIMINGS))
+    def have_another_quantity(self, place: int, quantity: int, timing: str | int | None) -> None:
+        model, row = self._both()
+        paper = model.papers[place % len(model.papers)]
+        wanted = QuantityInput.model_validate({"quantity": quantity, "timing": self._timing(timing)})
+
+        def change() -> None:
+            addons.change(self.session, row, paper.id, wanted, on(self.today))
+
+        if self._refuses_addons(change):
+            return
+        first = paper.first()
+        if timing is not None:
+            day = self._day(timing)
+        elif self.today < first:
+            day = first
+        else:
+            day = self._day("immediate" if quantity > paper.ordered[self.today] else "next_billing_cycle")
+        before = 0 if day <= first else model.there(paper.with_order(day, paper.ordered[day - 1]), day)
+        if day > first and not before:
+            self._refused("addon_inactive", change)
+        elif day <= first and not quantity:
+            self._refused("addon_not_begun", change)
+        elif quantity > before and not model.offers(day):
+            self._refused("addon_not_offered", change)
+        elif paper.with_order(day, quantity) == paper.ordered:
+            self._refused("addon_unchanged", change)
+        else:
+            change()
+            paper.ordered = paper.with_order(day, quantity)
+            self.steps += 1
+
+    @precondition(lambda self: self.model is not None and self.model.papers)
+    @rule(place=st.integers(0, 3))
+    def take_addon_back(self, place: int) -> None:
+        model, row = self._both()
+        paper = model.papers[place % len(model.papers)]
+
+        def take_back() -> None:
+            addons.unschedule(self.session, row, paper.id, on(self.today))
+
+        begun = paper.with_order(self.today, paper.ordered[self.today])
+        if model.state(self.today) == "inactive":
+            self._refused("subscription_inactive", take_back)
+        elif begun == paper.ordered:
+            self._refused("change_not_scheduled", take_back)
+        else:
+            take_back()
+            paper.ordered = begun
+            model.papers = [one for one in model.papers if any(one.ordered)]
+            self.steps += 1
+
+    def _refuses_addons(self, step: Any) -> bool:
+        state = self._both()[0].state(self.today)
+        if state != "active":
+            self._refused("subscription_not_begun" if state == "scheduled" else f"subscription_{state}", step)
+        return state != "active"
+
+    def _later(self, paper: Paper, day: int) -> list[int]:
+        """Days from then on at which it would be there, if it ever is: what is in force has no holes."""
+        return [one for one in (day, paper.first()) if one >= day]
+
     # --- what has to hold ---
 
     @invariant()
@@ -305,6 +429,7 @@ class WholeLife(RuleBasedStateMachine):
             if found.status != "inactive":
                 cell = model.days[max(day, model.start)]
                 assert (found.plan.key, found.phase.key) == (cell.plan, model.phase(max(day, model.start)))
+                assert sum(one.quantity for one in found.addons) == (0 if day < model.start else model.packs(day))
 
     @invariant()
     def allowances_count_what_they_should(self) -> None:
