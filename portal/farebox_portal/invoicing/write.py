@@ -13,10 +13,12 @@ from farebox_portal.customers.tables import Customer
 from farebox_portal.db import insert_into
 from farebox_portal.invoicing import ledger
 from farebox_portal.invoicing.document import canonical, document, sha256
+from farebox_portal.invoicing.minimum import minimum_minor
 from farebox_portal.invoicing.paper import Columns, Paper
 from farebox_portal.invoicing.status import after
 from farebox_portal.invoicing.tables import CreditRow, Invoice, InvoiceLine, InvoiceNumber, LedgerEntry
 from farebox_portal.invoicing.terms import Terms
+from farebox_portal.pricing.money import currency
 from farebox_portal.subscriptions.coupons import note_use
 from farebox_portal.subscriptions.tables import Subscription
 
@@ -68,10 +70,27 @@ def write(session: Session, work: Work) -> None:
     for subscription_id, coupon_id, invoice_id in work.coupons_used:
         note_use(session, subscription_id, coupon_id, invoice_id)
     _insert(session, LedgerEntry, work.entries)
+    _tell_owed(session, work)
     if work.looked:
         changed = update(Subscription).where(col(Subscription.id) == bindparam("row"))
         values: dict[str, Any] = {"invoiced_to": bindparam("to"), "invoice_due_at": bindparam("due")}
         session.connection().execute(changed.values(**values), work.looked)
+
+
+def _tell_owed(session: Session, work: Work) -> None:
+    """Who has just been asked for money has a payment pending. That changes no access, so nothing is published for it;
+    what does, such as a try that failed, `standing.tell` says.
+    """
+    owing = [
+        paper.columns["subscription_id"]
+        for paper, _ in work.issued
+        if paper.columns["status"] == "issued"
+        and paper.columns["total_minor"] >= minimum_minor(currency(paper.columns["currency"]))
+    ]
+    settled = col(Subscription.payment_status).in_(("paid", "not_required"))
+    if owing:
+        changed = update(Subscription).where(col(Subscription.id).in_(owing), settled)
+        session.exec(changed.values(payment_status="pending"))
 
 
 def _number(session: Session, work: Work) -> None:

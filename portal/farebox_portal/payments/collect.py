@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import Engine
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, col, func, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from farebox_portal import audit
@@ -21,7 +21,7 @@ from farebox_portal.db import transaction
 from farebox_portal.invoicing import actions
 from farebox_portal.invoicing.minimum import minimum_minor
 from farebox_portal.invoicing.status import OPEN
-from farebox_portal.invoicing.tables import Invoice
+from farebox_portal.invoicing.tables import Invoice, InvoiceLine
 from farebox_portal.invoicing.terms import Terms
 from farebox_portal.payments import dunning
 from farebox_portal.payments.account import connected, note_fault, usable
@@ -39,13 +39,15 @@ from farebox_portal.payments.gateway import (
 )
 from farebox_portal.payments.operations import Overtaken, Seen, conclude, perform, seen_of
 from farebox_portal.payments.payers import ensure_payer, is_by_hand, lease, payer_of, refresh, release
-from farebox_portal.payments.steps import CREDITED, Claim, Rest, Send, Stop, Wish, folded, is_done, next_step
+from farebox_portal.payments.steps import CREDITED, LINES_MAX, Claim, Rest, Send, Stop, Wish, folded, is_done, next_step
 from farebox_portal.payments.tables import Collection, Payer, PaymentAccount
 from farebox_portal.pricing.money import currency
 
 log = structlog.get_logger(__name__)
 
 LEASE = timedelta(minutes=2)
+LEASE_OF_LINE = timedelta(seconds=1)
+"""Each line is a request of its own, and has to wait for its turn (see `pace`)."""
 POLL = timedelta(minutes=10)
 BACK_OFF_MAX = timedelta(minutes=5)
 BROKEN = timedelta(minutes=5)
@@ -70,7 +72,8 @@ def enroll(engine: Engine, now: datetime) -> int:
         account = connected(session)
         if account is None:
             return 0
-        new, settled = session.exec(_new(account)).all(), session.exec(_settled(now)).all()
+        new = session.exec(unenrolled(account).limit(ENROLLED_MAX)).all()
+        settled = session.exec(_settled(now)).all()
     if not new and not settled:
         return 0
     with transaction(engine) as session:
@@ -85,13 +88,13 @@ def enroll(engine: Engine, now: datetime) -> int:
     return len(new) + len(settled)
 
 
-def _new(account: PaymentAccount) -> SelectOfScalar[str]:
+def unenrolled(account: PaymentAccount) -> SelectOfScalar[str]:
+    """Invoices that were issued since it was connected, and that nobody has taken on yet."""
     return (
         select(Invoice.id)
         .outerjoin(Collection, col(Collection.invoice_id) == col(Invoice.id))
         .where(col(Invoice.status).in_(OPEN), col(Invoice.issued_at) >= account.connected_at)
         .where(col(Collection.invoice_id).is_(None))
-        .limit(ENROLLED_MAX)
     )
 
 
@@ -159,9 +162,10 @@ def collect_due(desk: Desk, now: datetime) -> bool:
 
 def advance(desk: Desk, account: PaymentAccount, invoice_id: str, now: datetime) -> None:
     """Bring it as far as it goes now. Does nothing while somebody else is at this customer."""
-    until = now + LEASE
     with transaction(desk.engine, read_only=True) as session:
         row = session.get(Collection, invoice_id)
+        lines = session.exec(select(func.count()).where(InvoiceLine.invoice_id == invoice_id)).one()
+    until = now + LEASE + min(lines, LINES_MAX) * LEASE_OF_LINE
     if row is None or not lease(desk.engine, row.customer_id, now, until):
         return
     try:
@@ -319,6 +323,8 @@ class _Run:
             return self._rejected(send, rejected, self.rejected[name])
         if send.step == "invoice":
             self._remember(done.id)
+            if not any(step.startswith("line:") for step in self.seen):  # nobody has come as far as that before
+                self.guess = RemoteInvoice(done.id, claim.invoice_id, claim.customer, "draft", claim.currency, 0)
         elif send.step == "line":
             self.guess = self._with_line(claim, send)
         elif send.step in ("delete", "void"):

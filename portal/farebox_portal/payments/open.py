@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 from farebox_portal.payments.gateway import Gateway
+from farebox_portal.payments.pace import LIVE_PER_S, TEST_PER_S, Pace
 from farebox_portal.settings import Settings
 
 RETRIES_OF_JOBS = 2
@@ -13,13 +14,24 @@ def open_gateway(settings: Settings, retries: int) -> Gateway | None:
     """None: everything is paid by hand. Opens no connection yet. `retries`: by the provider's own client."""
     if settings.stripe_api_key is None:
         return None
-    return _stripe(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base, retries)
+    key, per_s = settings.stripe_api_key.get_secret_value(), jobs_per_s(settings)
+    return _stripe(key, settings.stripe_api_base, retries, per_s if retries == RETRIES_OF_JOBS else None)
+
+
+def jobs_per_s(settings: Settings) -> float | None:
+    """How often the jobs may ask the provider; None: as often as they like, as it is on this machine, or there is none.
+
+    Of a process, so that several of them with jobs share no budget; one has the jobs of an installation.
+    """
+    if settings.stripe_api_key is None or settings.is_stripe_local:
+        return None
+    return LIVE_PER_S if "_live_" in settings.stripe_api_key.get_secret_value() else TEST_PER_S
 
 
 @lru_cache(maxsize=8)
-def _stripe(key: str, api_base: str, retries: int) -> Gateway:
+def _stripe(key: str, api_base: str, retries: int, per_s: float | None) -> Gateway:
     """One for all threads of the process, so that connections are used again."""
     # Imported here, as it takes 0.1 s and 36 MB that a portal without Stripe need not spend.
     from farebox_portal.payments.stripe_gateway import StripeGateway
 
-    return StripeGateway(key, api_base, retries=retries)
+    return StripeGateway(key, api_base, retries=retries, pace=None if per_s is None else Pace(per_s))

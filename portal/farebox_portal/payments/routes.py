@@ -20,7 +20,8 @@ from farebox_portal.invoicing import actions
 from farebox_portal.pages import Listing, PageDep, listing
 from farebox_portal.payments import account, checkout, events, operations, replay
 from farebox_portal.payments.gateway import Gateway, GatewayFailure, Unauthorized
-from farebox_portal.payments.open import RETRIES_OF_REQUESTS, open_gateway
+from farebox_portal.payments.open import RETRIES_OF_REQUESTS, jobs_per_s, open_gateway
+from farebox_portal.payments.progress import ProgressDocument, progress
 from farebox_portal.payments.tables import Collection, Operation, Payer, PaymentEvent
 from farebox_portal.problems import RESPONSES
 
@@ -177,6 +178,12 @@ def list_collections(
     if customer_id is not None:
         rows = rows.where(Collection.customer_id == accounts.get(session, customer_id).id)
     return listing(session, rows, page, _show)
+
+
+@router.get("/payment-collections/progress", response_model_exclude_none=True)
+def get_progress(session: ReadSessionDep, parts: PartsDep, clock: ClockDep) -> ProgressDocument:
+    """How many invoices wait to be collected, how fast they are, and when the last of them will be."""
+    return progress(session, clock.now(), jobs_per_s(parts.settings))
 
 
 @router.post("/invoices/{id_or_number}/collect", response_model_exclude_none=True)

@@ -37,6 +37,7 @@ from farebox_portal.payments.gateway import (
     Unauthorized,
     Unknown,
 )
+from farebox_portal.payments.pace import Pace
 from farebox_portal.payments.permissions import PERMISSIONS, Permission, name_of, row_of
 from farebox_portal.pricing.money import currency, from_stripe, to_stripe
 
@@ -53,21 +54,28 @@ Answer = TypeVar("Answer")
 
 
 class StripeGateway:
-    """`retries`: by the SDK itself, with the same idempotency key; few where somebody waits."""
+    """`retries`: by the SDK itself, with the same idempotency key; few where somebody waits. `pace`: none there."""
 
     name = "stripe"
 
     def __init__(
-        self, key: str, api_base: str, *, retries: int = 0, http_client: stripe.HTTPClient | None = None
+        self,
+        key: str,
+        api_base: str,
+        *,
+        retries: int = 0,
+        http_client: stripe.HTTPClient | None = None,
+        pace: Pace | None = None,
     ) -> None:
         stripe.enable_telemetry = False  # it would write a file into the home directory
         self.is_live = "_live_" in key
         self.fingerprint = hashlib.sha256(key.encode()).hexdigest()
+        http_client = http_client or stripe.RequestsClient(timeout=TIMEOUT_S)
         self._client = stripe.StripeClient(
             key,
             base_addresses={"api": api_base},
             max_network_retries=retries,
-            http_client=http_client or stripe.RequestsClient(timeout=TIMEOUT_S),
+            http_client=http_client if pace is None else _Paced(http_client, pace),
         )
         self._v1 = self._client.v1
 
@@ -223,6 +231,24 @@ class StripeGateway:
             customer = (event["data"].get("previous_attributes") or {}).get("customer")
         ours = {str(name): str(value) for name, value in (thing.get("metadata") or {}).items()}
         return Hint(event["id"], event["type"], kind, str(thing.get("id", "")), customer, ours)
+
+
+class _Paced(stripe.HTTPClient):
+    """Every request waits for its turn, also those that the SDK sends again."""
+
+    name = "paced"
+
+    def __init__(self, inner: stripe.HTTPClient, pace: Pace) -> None:
+        super().__init__()
+        self._inner = inner
+        self._pace = pace
+
+    def request(self, *given: Any, **named: Any) -> Any:
+        self._pace.wait()
+        return self._inner.request(*given, **named)
+
+    def close(self) -> None:
+        self._inner.close()  # type: ignore[no-untyped-call]
 
 
 def _params(step: Step, request: Request) -> dict[str, Any]:

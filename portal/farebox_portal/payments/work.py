@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+import structlog
 from sqlalchemy import Engine
 
 from farebox_portal.db import transaction
@@ -13,11 +14,16 @@ from farebox_portal.payments import collect, events
 from farebox_portal.payments.account import usable
 from farebox_portal.payments.checkout import advance_checkout, due_checkout, postpone
 from farebox_portal.payments.gateway import Gateway, GatewayFailure
-from farebox_portal.payments.open import RETRIES_OF_JOBS, open_gateway
+from farebox_portal.payments.open import RETRIES_OF_JOBS, jobs_per_s, open_gateway
+from farebox_portal.payments.progress import progress
 from farebox_portal.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 COLLECTORS = 3
 """So many invoices are collected at the same time: of different customers, as each is worked on by one."""
+
+WORTH_TELLING = 20
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,13 @@ class Till:
     engine: Engine
     gateway: Gateway
     terms: Terms
+    per_s: float | None = None
 
     @classmethod
     def of(cls, engine: Engine, settings: Settings) -> Self | None:
         """None: everything is paid by hand."""
         gateway = open_gateway(settings, RETRIES_OF_JOBS)
-        return None if gateway is None else cls(engine, gateway, terms_of(settings))
+        return None if gateway is None else cls(engine, gateway, terms_of(settings), jobs_per_s(settings))
 
     def enroll(self, now: datetime) -> bool:
         return collect.enroll(self.engine, now) > 0
@@ -54,6 +61,13 @@ class Till:
             postpone(self.engine, checkout_id, now)
             raise
         return True
+
+    def tell_progress(self, now: datetime) -> None:
+        """A line in the log while more wait than a moment's work."""
+        with transaction(self.engine, read_only=True) as session:
+            found = progress(session, now, self.per_s)
+        if found.waiting > WORTH_TELLING:
+            log.info("collecting", **found.wire())
 
     def forget(self, now: datetime) -> None:
         events.forget_old(self.engine, now)
