@@ -16,6 +16,9 @@ from farebox_portal.invoicing.routes import router as invoices
 from farebox_portal.invoicing.terms import terms_of
 from farebox_portal.metrics import Metrics
 from farebox_portal.payments.orders import require_payment
+from farebox_portal.payments.profile_routes import router as billing_profiles
+from farebox_portal.payments.purchase import preview_change
+from farebox_portal.payments.purchase import router as purchases
 from farebox_portal.payments.routes import public as paying
 from farebox_portal.payments.routes import router as payments
 from farebox_portal.quotes.routes import router as quotes
@@ -59,12 +62,13 @@ def create_app(settings: Settings, engine: Engine, clock: Clock) -> FastAPI:
         customers,
         order_router(require_payment),
         subscriptions,
-        change_router(used_share, require_payment),
+        change_router(used_share, require_payment, preview_change),
         test_clock,
         invoices,
         payments,
+        billing_profiles,
     ):
         app.include_router(router, dependencies=[audit.NotesCaller])
-    for router in (health.router, usage, quotes, entitlements, audit.router, paying):
+    for router in (health.router, usage, quotes, entitlements, audit.router, purchases, paying):
         app.include_router(router)
     return app

@@ -57,6 +57,11 @@ class CustomerDocument(Output):
     updated_at: Instant
 
 
+def is_by_hand(customer: Customer) -> bool:
+    """Whether this customer pays by bank transfer although there is a provider: metadata `payment_provider: manual`."""
+    return customer.metadata_.get("payment_provider") == "manual"
+
+
 def show(customer: Customer) -> CustomerDocument:
     return CustomerDocument(
         id=customer.id,

@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 from farebox_portal import audit
 from farebox_portal.customers.tables import Customer
 from farebox_portal.errors import Conflict, NotFound
-from farebox_portal.invoicing import ledger, standing
+from farebox_portal.invoicing import ledger, profiles, standing
 from farebox_portal.invoicing.books import Book, Shelf, read_books
 from farebox_portal.invoicing.close import close_books, issue_draft, rate_books, take
 from farebox_portal.invoicing.compose import NOTHING
@@ -64,14 +64,25 @@ def finalize(session: Session, invoice: Invoice, terms: Terms, now: datetime) ->
         rated = _rate(session, book)
         issue_draft(book, step, rated, work)
     else:
-        paper = read_paper(invoice, lines_of(session, invoice))
-        paper.columns["status"] = after(before, "issue")
-        work.issue(paper, session.get_one(Customer, invoice.customer_id))
-        work.put(paper)
+        _release(session, invoice, work)
     write(session, work)
     session.refresh(invoice)
-    _note(session, "finalize", invoice, before, now)
-    return invoice
+    return stepped(session, "finalize", invoice, before, now)
+
+
+def _release(session: Session, invoice: Invoice, work: Work) -> None:
+    """What was held for review may have to wait for its tax next; what waits for that is issued without."""
+    paper = read_paper(invoice, lines_of(session, invoice))
+    customer = session.get_one(Customer, invoice.customer_id)
+    mode = profiles.tax_mode_for(profiles.default(session), customer, invoice.currency)
+    if invoice.tax_status is None and mode != "off" and invoice.total_minor > 0:
+        paper.columns |= {"tax_status": "pending", "reasons": ["tax_pending"]}
+    else:
+        if invoice.tax_status is not None:
+            paper.columns |= {"tax_status": "left_out", "tax_fault": "by_operator"}
+        paper.columns["status"] = after(invoice.status, "issue")
+        work.issue(paper, customer)
+    work.put(paper)
 
 
 def pay(session: Session, invoice: Invoice, terms: Terms, now: datetime, reference: str | None = None) -> Invoice:
@@ -90,7 +101,7 @@ def pay(session: Session, invoice: Invoice, terms: Terms, now: datetime, referen
     ledger.put(session, rows)
     invoice.paid_minor += invoice.outstanding_minor
     invoice.paid_at = now
-    _stepped(session, "pay", invoice, before, now, {"reference": reference} if reference else {})
+    stepped(session, "pay", invoice, before, now, {"reference": reference} if reference else {})
     _give_back(session, invoice, terms, now)
     return invoice
 
@@ -99,7 +110,7 @@ def note_failure(session: Session, invoice: Invoice, now: datetime, detail: str)
     """A try to collect it definitely failed. The days of grace begin with the first one."""
     lock(session, invoice)
     invoice.failed_at = invoice.failed_at or now
-    _stepped(session, "payment_failed", invoice, invoice.status, now, {"detail": detail})
+    stepped(session, "payment_failed", invoice, invoice.status, now, {"detail": detail})
 
 
 def bill(session: Session, row: Subscription, terms: Terms, now: datetime) -> None:
@@ -119,7 +130,7 @@ def mark_uncollectible(session: Session, invoice: Invoice, now: datetime) -> Inv
     occasion = _occasion(invoice, f"uncollectible@{invoice.credited_minor}", now)
     ledger.put(session, occasion.move(invoice.outstanding_minor, to="loss", from_=owed))
     invoice.uncollectible_at = now
-    return _stepped(session, "mark_uncollectible", invoice, before, now)
+    return stepped(session, "mark_uncollectible", invoice, before, now)
 
 
 def void(session: Session, invoice: Invoice, terms: Terms, now: datetime, *, rebill: bool = False) -> Invoice:
@@ -140,7 +151,7 @@ def void(session: Session, invoice: Invoice, terms: Terms, now: datetime, *, reb
     session.flush()
     _restore_credits(session, invoice, terms, now)
     _restore_coupon(session, invoice)
-    _stepped(session, "void", invoice, before, now, {"rebill": rebill})
+    stepped(session, "void", invoice, before, now, {"rebill": rebill})
     if rebill:
         _rebill(session, invoice, terms, now)
     return invoice
@@ -244,9 +255,10 @@ def _occasion(invoice: Invoice, what: str, now: datetime) -> ledger.Occasion:
     )
 
 
-def _stepped(
+def stepped(
     session: Session, verb: str, invoice: Invoice, before: str, now: datetime, more: dict[str, Any] | None = None
 ) -> Invoice:
+    """What follows each step: access may be another, and the audit log has it."""
     invoice.updated_at = now
     session.add(invoice)
     session.flush()

@@ -15,10 +15,12 @@ from farebox_portal.catalog import coupons
 from farebox_portal.catalog.tables import Coupon as CouponRow
 from farebox_portal.catalog.tables import Plan
 from farebox_portal.customers.tables import Customer
+from farebox_portal.invoicing import profiles
 from farebox_portal.invoicing.charges import Due, cards, charges
 from farebox_portal.invoicing.compose import NOTHING, Billed, line_key
 from farebox_portal.invoicing.fees import changes_within
 from farebox_portal.invoicing.paper import Columns, Paper, rated_line, read_paper
+from farebox_portal.invoicing.profiles import TaxMode
 from farebox_portal.invoicing.sanity import HISTORY
 from farebox_portal.invoicing.steps import Step, again, next_step, steps
 from farebox_portal.invoicing.tables import CreditRow, Invoice, InvoiceLine
@@ -67,6 +69,7 @@ class Book:
     history: list[int] = field(default_factory=list)  # totals of periods before, the last first
     coupons: list[RedeemedCoupon] = field(default_factory=list)
     closed: set[tuple[str, datetime]] = field(default_factory=set)  # (kind, start of the period) of what is not void
+    tax_mode: TaxMode = "off"
 
     @cached_property
     def plan_keys(self) -> dict[str, str]:
@@ -127,11 +130,13 @@ def read_books(
     granted = _read_credits(session, ids)
     history = _read_history(session, ids)
     redeemed = _read_coupons(session, ids)
+    profile = profiles.default(session)
     for book in books:
         id_ = book.subscription.id
         book.billed = billed[id_]
         book.draft = papers.get(id_)
         book.coupons = redeemed[id_]
+        book.tax_mode = profiles.tax_mode_for(profile, book.customer, book.currency)
         book.sequence, book.history, book.closed = history[id_]
         _take_credits(book, granted[id_])
     return books

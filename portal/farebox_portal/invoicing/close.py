@@ -260,12 +260,16 @@ def _issue(book: Book, draft: Paper, step: Step, work: Work, *, whatever_it_is: 
         work.coupons_used.append((book.subscription.id, coupon.terms.id, draft.columns["id"]))
         book.coupons.remove(coupon)
     reasons = [] if whatever_it_is else _doubts(book, draft)
+    is_doubted = bool(reasons)
+    if not is_doubted and book.tax_mode != "off" and bill.total_minor > 0:  # see tax.py
+        draft.columns["tax_status"] = "pending"
+        reasons = ["tax_pending"]
     draft.columns["reasons"] = reasons
     draft.columns["status"] = after("draft", "hold" if reasons else "issue")
     book.closed.add((draft.columns["kind"], draft.columns["period_start"]))
+    if not is_doubted and draft.columns["kind"] == "period":
+        book.history = [bill.total_minor, *book.history][:HISTORY]
     if not reasons:
-        if draft.columns["kind"] == "period":
-            book.history = [bill.total_minor, *book.history][:HISTORY]
         work.issue(draft, book.customer)
     work.put(draft)
     _note_settled(book, draft)

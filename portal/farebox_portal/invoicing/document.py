@@ -11,17 +11,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from farebox_portal.customers.tables import Customer
-from farebox_portal.invoicing.terms import Terms
 from farebox_portal.pricing.money import Currency, currency, decimal_text
 
 VERSION = 1
 
 
 def document(
-    invoice: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], customer: Customer, terms: Terms
+    invoice: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], customer: Customer, seller: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Rows by the names of their columns. Optional fields without a value are left out."""
-    seller = {"name": terms.seller_name, "address": terms.seller_address}
     buyer = {"id": customer.id, "key": customer.key, "name": customer.name, "email": customer.primary_email}
     return rebuilt(invoice, lines, buyer, seller)
 
@@ -102,7 +100,16 @@ def _reduction(one: Mapping[str, Any], of: Currency) -> dict[str, Any]:
 
 
 def _tax(one: Mapping[str, Any], of: Currency) -> dict[str, Any]:
-    return {"name": one["name"], "amount": decimal_text(one["amountMinor"], of), "isInclusive": one["isInclusive"]}
+    return _said(
+        {
+            "name": one["name"],
+            "amount": decimal_text(one["amountMinor"], of),
+            "isInclusive": one["isInclusive"],
+            "percentage": one.get("percentage"),
+            "jurisdiction": one.get("jurisdiction"),
+            "reason": one.get("reason"),
+        }
+    )
 
 
 def _said(fields: Mapping[str, Any]) -> dict[str, Any]:

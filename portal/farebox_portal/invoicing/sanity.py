@@ -12,6 +12,9 @@ REASONS = {
     "negative_total": "The total is below 0: finalizing it makes that a credit of the customer's.",
     "mixed_currency": "Its lines are in more than one currency.",
     "unusual_total": f"The total is more than {_UNUSUAL} times the mean of the periods before.",
+    "tax_pending": "The provider is working out the tax. It is issued as soon as that is known.",
+    "tax_failed": "The tax cannot be worked out, and the billing profile enforces it. It is tried again by itself when "
+    "the customer's address changes, and once a day; finalizing it issues it without tax.",
     "arithmetic": "Its sums do not add up: this is a fault of ours; please report it.",
 }
 

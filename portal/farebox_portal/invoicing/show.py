@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from sqlmodel import Session, col, select
@@ -44,9 +44,21 @@ class LineReduction(Output):
 
 
 class LineTax(Output):
+    """`reason`: why it is what it is, in the provider's words, such as standard_rated or reverse_charge."""
+
     name: str
     amount: str
     is_inclusive: bool
+    percentage: str | None = None
+    jurisdiction: str | None = None
+    reason: str | None = None
+
+
+class AutomaticTax(Output):
+    """What came of having the provider work out the tax. `left_out`: it could not, `fault` says why."""
+
+    status: Literal["pending", "complete", "failed", "left_out"]
+    fault: str | None = None
 
 
 class InvoiceLineDocument(Output):
@@ -95,6 +107,7 @@ class InvoiceSummary(Output):
     amount_credited: str
     amount_refunded: str
     amount_due: str
+    automatic_tax: AutomaticTax | None = None
     provider: ProviderReference
     created_at: Instant
     issued_at: Instant | None = None
@@ -193,6 +206,7 @@ def _summary(invoice: Invoice) -> dict[str, Any]:
         "amount_credited": decimal_text(invoice.credited_minor, of),
         "amount_refunded": decimal_text(invoice.refunded_minor, of),
         "amount_due": decimal_text(due_minor, of),
+        "automatic_tax": None if invoice.tax_status is None else _automatic_tax(invoice),
         "provider": ProviderReference(name=invoice.provider, id=invoice.provider_id, url=invoice.provider_url),
         "created_at": invoice.created_at,
         "issued_at": invoice.issued_at,
@@ -222,4 +236,15 @@ def _reduction(one: Mapping[str, Any], of: Currency) -> LineReduction:
 
 
 def _tax(one: Mapping[str, Any], of: Currency) -> LineTax:
-    return LineTax(name=one["name"], amount=decimal_text(one["amountMinor"], of), is_inclusive=one["isInclusive"])
+    return LineTax(
+        name=one["name"],
+        amount=decimal_text(one["amountMinor"], of),
+        is_inclusive=one["isInclusive"],
+        percentage=one.get("percentage"),
+        jurisdiction=one.get("jurisdiction"),
+        reason=one.get("reason"),
+    )
+
+
+def _automatic_tax(invoice: Invoice) -> AutomaticTax:
+    return AutomaticTax(status=invoice.tax_status, fault=invoice.tax_fault)  # type: ignore[arg-type]  # one of them

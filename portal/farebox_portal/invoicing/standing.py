@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 
 from farebox_portal.catalog import configuration
 from farebox_portal.catalog.plan_metadata import overdue_days
@@ -80,13 +80,15 @@ def tell(session: Session, subscription_id: str) -> None:
 
 
 def _owed(session: Session, row: Subscription) -> list[Owed]:
-    issued = select(Invoice).where(Invoice.subscription_id == row.id, col(Invoice.issued_at).is_not(None))
+    is_known = or_(col(Invoice.issued_at).is_not(None), col(Invoice.tax_status).is_not(None))
+    issued = select(Invoice).where(Invoice.subscription_id == row.id, is_known)
     least = minimum_minor
     return [
         Owed(
-            status=invoice.status,
+            # Only its tax is not known yet: it is owed, and nobody is late.
+            status="issued" if invoice.status == "held" else invoice.status,
             is_first_fee=invoice.kind == "start",
-            is_collected=invoice.provider != "manual",
+            is_collected=invoice.provider != "manual" or invoice.status == "held",
             failed_at=invoice.failed_at or (invoice.due_at if invoice.status == "overdue" else None),
         )
         for invoice in session.exec(issued)

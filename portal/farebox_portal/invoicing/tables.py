@@ -66,6 +66,8 @@ class Invoice(SQLModel, table=True):
     provider: str = "manual"
     provider_id: str | None = None
     provider_url: str | None = None
+    tax_status: str | None = None  # where the provider works it out: pending, complete, failed, left_out
+    tax_fault: str | None = None
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
     issued_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
@@ -197,6 +199,31 @@ class LedgerEntry(SQLModel, table=True):
     subscription_id: str
     invoice_id: str | None = Field(default=None, index=True)
     at: datetime = Field(sa_type=UTCDateTime)
+
+
+class BillingProfile(SQLModel, table=True):
+    """How is invoiced and collected: `document` is what was sent, see `profile_document.py`. The default one counts.
+
+    `account_id`: the provider's account that it collects by, None: nobody's.
+    """
+
+    __tablename__ = "billing_profiles"
+    __table_args__ = (
+        Index(
+            "billing_profiles_one_default",
+            "is_default",
+            unique=True,
+            sqlite_where=text("is_default"),
+            postgresql_where=text("is_default"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    is_default: bool
+    account_id: str | None = None
+    document: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
 
 
 class InvoiceNumber(SQLModel, table=True):

@@ -1,7 +1,7 @@
 """An invoice as people read it: the same words for the page and for the PDF."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -62,6 +62,7 @@ def in_words(session: Session, invoice: Invoice, terms: Terms) -> InvoiceInWords
     customer = session.get_one(Customer, invoice.customer_id)
     seller, buyer = _parties(invoice, customer, terms)
     title = f"Invoice {invoice.number}" if invoice.number else "Draft invoice"
+    lines = lines_of(session, invoice)
     facts = [("Period", period(invoice.period_start, invoice.period_end))]
     if invoice.issued_at is not None and invoice.due_at is not None:
         facts += [("Issued", day(invoice.issued_at)), ("Due", day(invoice.due_at))]
@@ -72,8 +73,8 @@ def in_words(session: Session, invoice: Invoice, terms: Terms) -> InvoiceInWords
         seller=seller,
         customer=buyer,
         facts=tuple(facts),
-        lines=tuple(_line(line, invoice.currency) for line in lines_of(session, invoice)),
-        sums=tuple(_sums(invoice)),
+        lines=tuple(_line(line, invoice.currency) for line in lines),
+        sums=tuple(_sums(invoice, lines)),
         due=("Amount due", money(_due_minor(invoice), invoice.currency)),
         notes=tuple(
             f"{note.number}: {money(note.total_minor, invoice.currency)} taken back. {note.reason}"
@@ -132,12 +133,26 @@ def _line(line: InvoiceLine, code: str) -> LineInWords:
     )
 
 
-def _sums(invoice: Invoice) -> list[tuple[str, str]]:
+def _taxes(lines: Sequence[InvoiceLine], *, is_inclusive: bool) -> list[tuple[str, int]]:
+    """What each comes to over all lines: VAT 20%. One of 0 is told where it says why, as for a reverse charge."""
+    sums: dict[str, int] = {}
+    for one in (one for line in lines for one in line.taxes if one["isInclusive"] == is_inclusive):
+        rate = f" {one['percentage']}%" if one.get("percentage") else ""
+        why = _WHY_NONE.get(one.get("reason", "")) if not one["amountMinor"] else None
+        name = why or one["name"] + rate
+        sums[name] = sums.get(name, 0) + one["amountMinor"]
+    return list(sums.items())
+
+
+_WHY_NONE = {"reverse_charge": "Tax to be paid by the recipient (reverse charge)", "customer_exempt": "Exempt from tax"}
+
+
+def _sums(invoice: Invoice, lines: Sequence[InvoiceLine]) -> list[tuple[str, str]]:
     code = invoice.currency
     found = [("Subtotal", money(invoice.subtotal_minor, code))]
-    if invoice.tax_minor:
-        found.append(("Tax", money(invoice.tax_minor, code)))
+    found += [(name, money(amount, code)) for name, amount in _taxes(lines, is_inclusive=False)]
     found.append(("Total", money(invoice.total_minor, code)))
+    found += [(f"of which {name}", money(amount, code)) for name, amount in _taxes(lines, is_inclusive=True)]
     if invoice.credited_minor:
         found.append(("Taken back", money(-invoice.credited_minor, code)))
     if invoice.paid_minor:

@@ -1,6 +1,6 @@
 """What a run found becomes rows, in as many statements as there are kinds of rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from sqlmodel import Session, SQLModel, col
 
 from farebox_portal.customers.tables import Customer
 from farebox_portal.db import insert_into
-from farebox_portal.invoicing import ledger
+from farebox_portal.invoicing import ledger, profiles
 from farebox_portal.invoicing.document import canonical, document, sha256
 from farebox_portal.invoicing.minimum import minimum_minor
 from farebox_portal.invoicing.paper import Columns, Paper
@@ -61,8 +61,10 @@ class Work:
 def write(session: Session, work: Work) -> None:
     """Everything, in the session's transaction. Numbers are taken last, as whoever takes one makes others wait."""
     _number(session, work)
+    profile = profiles.default(session) if work.issued else None
+    seller = profiles.seller(profile, work.terms.seller_name, work.terms.seller_address)
     for paper, customer in work.issued:
-        _make_document(paper, customer, work)
+        _make_document(paper, customer, seller)
         work.entries += _issue_entries(paper, work)
     session.flush()
     _write_papers(session, list(work.papers.values()))
@@ -107,9 +109,9 @@ def _number(session: Session, work: Work) -> None:
         paper.columns["number"] = f"{work.terms.prefix}{number:06d}"
 
 
-def _make_document(paper: Paper, customer: Customer, work: Work) -> None:
+def _make_document(paper: Paper, customer: Customer, seller: Mapping[str, str]) -> None:
     lines = [entry.columns for entry in paper.entries]
-    text = canonical(document(paper.columns, lines, customer, work.terms))
+    text = canonical(document(paper.columns, lines, customer, seller))
     paper.columns |= {"document": text, "sha256": sha256(text)}
 
 

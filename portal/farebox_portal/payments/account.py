@@ -11,6 +11,8 @@ from farebox_portal import audit
 from farebox_portal.db import transaction
 from farebox_portal.documents import Instant, Output
 from farebox_portal.errors import Conflict, Invalid
+from farebox_portal.invoicing import profiles
+from farebox_portal.invoicing.profile_document import ProfileInput
 from farebox_portal.payments.gateway import Gateway, GatewayFailure
 from farebox_portal.payments.tables import PaymentAccount, PaymentEvent
 from farebox_portal.settings import Settings
@@ -64,8 +66,12 @@ def is_checked(row: PaymentAccount, gateway: Gateway) -> bool:
     return row.key_fingerprint in (None, gateway.fingerprint)
 
 
-def connect(engine: Engine, gateway: Gateway, settings: Settings, now: datetime) -> PaymentAccount:
+def connect(
+    engine: Engine, gateway: Gateway, settings: Settings, now: datetime, profile: ProfileInput | None = None
+) -> PaymentAccount:
     """From now on invoices are collected there. Raises Conflict the second time, Invalid for a key that will not do.
+
+    `profile`: how is invoiced, unless there is a billing profile already.
 
     Asks the provider first; then everything is written at once. A webhook endpoint whose secret was lost on the way is
     made anew.
@@ -88,6 +94,7 @@ def connect(engine: Engine, gateway: Gateway, settings: Settings, now: datetime)
         if connected(session) is not None:
             raise Conflict("A Stripe account is connected already.", code="stripe_already_connected")
         session.add(row)
+        profiles.connect(session, account_id, profile or profiles.of_provider(), now)
         audit.record(session, "stripe.connect", "payment_account", row.id, now, after={"account": account_id})
     return row
 
@@ -167,12 +174,14 @@ def note_fault(session: Session, status: str, fault: str, now: datetime) -> None
 
 def readiness(session: Session, settings: Settings, gateway: Gateway | None) -> ReadinessDocument:
     """From our own records; `gateway` (None: no key is set) is asked nothing."""
+    profile = profiles.default(session)
+    profile_id = None if profile is None else profile.id
     row = connected(session)
     if row is None:
         steps = ("set FAREBOX_STRIPE_API_KEY, then " if gateway is None else "") + "POST /v1/setup/stripe"
         return ReadinessDocument(
             provider="manual", is_ready=True, remedy=f"to collect by Stripe: {steps}", has_stripe_app=False,
-            has_default_billing_profile=False,
+            has_default_billing_profile=profile_id is not None, default_billing_profile_id=profile_id,
         )  # fmt: skip
     fault, remedy = _fault(row, gateway)
     is_polling = not webhook_secrets(session, settings)
@@ -184,8 +193,8 @@ def readiness(session: Session, settings: Settings, gateway: Gateway | None) -> 
         has_stripe_app=True,
         stripe_app_id=row.account_id,
         mode="live" if row.is_live else "test",
-        has_default_billing_profile=True,
-        default_billing_profile_id=row.id,
+        has_default_billing_profile=profile_id is not None,
+        default_billing_profile_id=profile_id,
         connected_at=row.connected_at,
         webhooks=WebhookDocument(
             mode="polling" if is_polling else "events",

@@ -12,13 +12,14 @@ from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import Engine
-from sqlmodel import Session, col, func, or_, select
+from sqlmodel import Session, and_, col, func, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from farebox_portal import audit
+from farebox_portal.customers.accounts import is_by_hand
 from farebox_portal.customers.tables import Customer
 from farebox_portal.db import transaction
-from farebox_portal.invoicing import actions
+from farebox_portal.invoicing import actions, profiles, tax
 from farebox_portal.invoicing.minimum import minimum_minor
 from farebox_portal.invoicing.status import OPEN
 from farebox_portal.invoicing.tables import Invoice, InvoiceLine
@@ -38,9 +39,24 @@ from farebox_portal.payments.gateway import (
     Unknown,
 )
 from farebox_portal.payments.operations import Overtaken, Seen, conclude, perform, seen_of
-from farebox_portal.payments.payers import ensure_payer, is_by_hand, lease, payer_of, refresh, release
-from farebox_portal.payments.steps import CREDITED, LINES_MAX, Claim, Rest, Send, Stop, Wish, folded, is_done, next_step
+from farebox_portal.payments.payers import ensure_payer, lease, payer_of, refresh, release
+from farebox_portal.payments.steps import (
+    CREDITED,
+    LINES_MAX,
+    Adopt,
+    Claim,
+    Rest,
+    Send,
+    Stop,
+    Tax,
+    Wish,
+    folded,
+    is_done,
+    next_step,
+)
 from farebox_portal.payments.tables import Collection, Payer, PaymentAccount
+from farebox_portal.payments.tax import ask_names, items_of
+from farebox_portal.payments.tax_items import on_lines
 from farebox_portal.pricing.money import currency
 
 log = structlog.get_logger(__name__)
@@ -51,6 +67,7 @@ LEASE_OF_LINE = timedelta(seconds=1)
 POLL = timedelta(minutes=10)
 BACK_OFF_MAX = timedelta(minutes=5)
 BROKEN = timedelta(minutes=5)
+TAX_TRIED_AGAIN = timedelta(days=1)
 ENROLLED_MAX = 200
 REJECTED_MAX = 3
 STEPS_MAX = 700
@@ -93,7 +110,12 @@ def unenrolled(account: PaymentAccount) -> SelectOfScalar[str]:
     return (
         select(Invoice.id)
         .outerjoin(Collection, col(Collection.invoice_id) == col(Invoice.id))
-        .where(col(Invoice.status).in_(OPEN), col(Invoice.issued_at) >= account.connected_at)
+        .where(
+            or_(
+                and_(col(Invoice.status).in_(OPEN), col(Invoice.issued_at) >= account.connected_at),
+                and_(col(Invoice.status) == "held", col(Invoice.tax_status).in_(tax.AWAITED)),
+            )
+        )
         .where(col(Collection.invoice_id).is_(None))
     )
 
@@ -225,6 +247,8 @@ class _Run:
             case Stop():
                 self._stop(step)
                 return False
+            case Adopt():
+                return self._adopt(step)
             case Rest():
                 return self._rest(claim, step)
 
@@ -238,25 +262,29 @@ class _Run:
             wish = self._wish(session, row, invoice)
             if wish is None:
                 return None
-            lines = _lines(session, invoice)
+            wants_tax: Tax = "awaited" if tax.is_awaited(invoice) else "none"
+            lines = _lines(session, invoice) if wants_tax == "none" else _taxed_lines(session, invoice)
             payer = payer_of(session, row.customer_id, self.now)
             is_due = row.pay_at is not None and row.pay_at <= self.now and payer.method_id is not None
             known = payer.provider_id
         if known is None and wish == "collect":
             known = ensure_payer(self.desk.engine, self.desk.gateway, self.account, row.customer_id, self.now)
         # Without a customer nothing new is made; what there is, is that of one who was deleted there.
-        return self._claim_of(invoice, known or "", lines, wish, is_due=is_due)
+        return self._claim_of(invoice, known or "", lines, wish, wants_tax, is_due=is_due)
 
-    def _claim_of(self, invoice: Invoice, customer: str, lines: tuple[Line, ...], wish: Wish, *, is_due: bool) -> Claim:
+    def _claim_of(
+        self, invoice: Invoice, customer: str, lines: tuple[Line, ...], wish: Wish, wants_tax: Tax, *, is_due: bool
+    ) -> Claim:
         return Claim(
             invoice_id=invoice.id,
             instance=self.account.instance,
             customer=customer,
-            number=invoice.number or invoice.id,
+            number=invoice.number,
             currency=invoice.currency,
             lines=lines,
             wish=wish,
             is_due=is_due,
+            tax=wants_tax,
         )
 
     def _wish(self, session: Session, row: Collection, invoice: Invoice) -> Wish | None:
@@ -264,6 +292,8 @@ class _Run:
             _give_up(session, row, invoice, self.now)
         if invoice.status == "uncollectible":
             return "collect" if row.pay_at is not None and row.pay_at <= self.now else "give_up"
+        if tax.is_awaited(invoice):
+            return "collect"
         if invoice.status in OPEN:
             least = max(1, minimum_minor(currency(invoice.currency)))
             if invoice.outstanding_minor >= least:
@@ -319,6 +349,8 @@ class _Run:
             return True
         except Rejected as rejected:
             self.guess = None
+            if claim.tax == "awaited" and rejected.is_of_tax:
+                return self._lacks_tax(rejected.code)
             self.rejected[name] = self.rejected.get(name, 0) + 1
             return self._rejected(send, rejected, self.rejected[name])
         if send.step == "invoice":
@@ -367,11 +399,49 @@ class _Run:
         """It is gone there, so that another one may be made if one is still wanted; whether it is."""
         with transaction(self.desk.engine) as session:
             row = session.get_one(Collection, self.invoice_id)
-            is_wanted = session.get_one(Invoice, self.invoice_id).status in UNPAID
+            invoice = session.get_one(Invoice, self.invoice_id)
+            is_wanted = invoice.status in UNPAID or tax.is_awaited(invoice)
             if is_wanted and row.provider_id == provider_id:
                 row.provider_id = None
                 session.add(row)
             return is_wanted
+
+    def _adopt(self, adopted: Adopt) -> bool:
+        """Its taxes onto our lines, and ours is issued: from here on both say the same."""
+        gateway, of = self.desk.gateway, currency(adopted.remote.currency)
+        with transaction(self.desk.engine, read_only=True) as session:
+            items = items_of(session, session.get_one(Invoice, self.invoice_id))
+        found = gateway.line_taxes(adopted.remote.id)
+        taxes = on_lines(items, found, ask_names(gateway, adopted.remote, items), of)
+        with transaction(self.desk.engine) as session:
+            row = session.get_one(Collection, self.invoice_id)
+            invoice = session.get_one(Invoice, self.invoice_id)
+            row.provider_id, row.fault = adopted.remote.id, None
+            session.add(row)
+            on_top = sum(one["amountMinor"] for all_ in taxes.values() for one in all_ if not one["isInclusive"])
+            if invoice.subtotal_minor + on_top == adopted.remote.total_minor:
+                invoice.provider, invoice.provider_id, invoice.provider_url = (
+                    "stripe", adopted.remote.id, adopted.remote.url,
+                )  # fmt: skip
+                tax.adopt(session, invoice, taxes, self.desk.terms, self.now)
+                return True
+        self._stop(Stop("tax_differs", adopted.remote))
+        return False
+
+    def _lacks_tax(self, code: str) -> bool:
+        """The tax cannot be worked out: as the billing profile says, without it, or not at all."""
+        with transaction(self.desk.engine) as session:
+            invoice = session.get_one(Invoice, self.invoice_id)
+            if profiles.tax_mode(profiles.default(session)) != "strict":
+                tax.leave_out(session, invoice, code, self.desk.terms, self.now)
+                return True
+            tax.fail(session, invoice, code, self.now)
+            row = session.get_one(Collection, self.invoice_id)
+            row.fault, row.updated_at = code, self.now
+            self._set_look(row, self.now + TAX_TRIED_AGAIN)
+            session.add(row)
+        log.warning("tax_failed", invoice=self.invoice_id, code=code)
+        return False
 
     def _rest(self, claim: Claim, rest: Rest) -> bool:
         """Merge what the provider says, forward only. Whether it goes on."""
@@ -397,7 +467,7 @@ class _Run:
         if rest.status == "paid" and (is_open or invoice.status == "uncollectible"):
             reference = rest.remote.id if rest.remote else None
             actions.pay(session, invoice, self.desk.terms, self.now, reference)
-        elif rest.status == "void" and (is_open or invoice.status == "uncollectible"):
+        elif rest.status == "void" and (is_open or invoice.status == "uncollectible" or tax.is_awaited(invoice)):
             actions.void(session, invoice, self.desk.terms, self.now)
         elif rest.status == "uncollectible" and is_open:
             actions.mark_uncollectible(session, invoice, self.now)
@@ -477,6 +547,10 @@ def _give_up(session: Session, row: Collection, invoice: Invoice, now: datetime)
         actions.mark_uncollectible(session, invoice, now)
     row.state, row.pay_at, row.updated_at = "failed", None, now
     session.add(row)
+
+
+def _taxed_lines(session: Session, invoice: Invoice) -> tuple[Line, ...]:
+    return tuple(item.line for item in items_of(session, invoice))
 
 
 def _lines(session: Session, invoice: Invoice) -> tuple[Line, ...]:

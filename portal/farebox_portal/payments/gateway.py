@@ -49,7 +49,11 @@ class Busy(GatewayFailure):
 
 
 class Rejected(GatewayFailure):
-    """It was not done."""
+    """It was not done. `is_of_tax`: only because the tax could not be worked out."""
+
+    @property
+    def is_of_tax(self) -> bool:
+        return "tax" in self.code
 
     def __init__(self, detail: str, *, code: str = "", is_passing: bool = False) -> None:
         super().__init__(detail, code=code)
@@ -78,18 +82,23 @@ class Lacking(GatewayFailure):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """[start, end) is what it is charged for."""
+    """[start, end) is what it is charged for. `behavior` and `tax_code`: where the provider works out the tax."""
 
     id: str
     amount_minor: int
     description: str
     start: datetime
     end: datetime
+    behavior: str | None = None
+    tax_code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteInvoice:
-    """An invoice as the provider has it. `lines`: our id of each with its amount, in their order; of a draft only."""
+    """An invoice as the provider has it. `lines`: our id of each with its amount, in their order; of a draft only.
+
+    `is_taxed`: the provider works out the tax, so that its total is not ours.
+    """
 
     id: str
     invoice_id: str
@@ -99,6 +108,7 @@ class RemoteInvoice:
     total_minor: int
     url: str | None = None
     lines: tuple[tuple[str, int], ...] = ()
+    is_taxed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +117,44 @@ class RemoteCustomer:
     is_deleted: bool = False
     method: str | None = None
     metadata: Mapping[str, str] | None = None
+    has_address: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way to pay. `label`: for people, such as "visa 4242"."""
+    """A way to pay. `label`: for people, such as "visa 4242". `address`: that of the bill, in the provider's words."""
 
     id: str
     label: str
+    address: Mapping[str, str] | None = None
+
+
+TaxStatus = Literal["supported", "not_collecting", "unrecognized_location", "failed"]
+"""Whether tax can be worked out for a customer: yes; none is collected where they are; nobody knows where that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTax:
+    """One tax on one line. `name`, `percentage` (a decimal), `jurisdiction` and `tax_type` where they are known."""
+
+    amount_minor: int
+    is_inclusive: bool
+    reason: str
+    name: str = "Tax"
+    percentage: str | None = None
+    jurisdiction: str | None = None
+    tax_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaxQuestion:
+    """What tax there would be on these lines, none below 0. For a customer of the provider's, or somebody there."""
+
+    currency: str
+    lines: tuple[Line, ...]
+    customer: str | None = None
+    country: str | None = None
+    postal_code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +248,16 @@ class Gateway(Protocol):
     def methods(self, customer: str) -> Sequence[Method]:
         """The latest first."""
         ...
+
+    def line_taxes(self, invoice: str) -> Mapping[str, Sequence[RemoteTax]]:
+        """By our id of each line of an invoice that the provider has worked out the tax of; without names."""
+        ...
+
+    def assess(self, question: TaxQuestion) -> Mapping[str, Sequence[RemoteTax]]:
+        """By line. Makes nothing that lasts."""
+        ...
+
+    def tax_status(self, customer: str) -> TaxStatus: ...
 
     def checkout(self, id_: str) -> RemoteCheckout: ...
 

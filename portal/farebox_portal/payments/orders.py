@@ -9,19 +9,21 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlmodel import Session, select
+from sqlmodel import Session, and_, col, or_, select
 
 from farebox_portal.catalog.tables import Plan
+from farebox_portal.customers.accounts import is_by_hand
 from farebox_portal.customers.tables import Customer
 from farebox_portal.errors import Conflict
 from farebox_portal.invoicing import actions, standing
 from farebox_portal.invoicing.status import OPEN
 from farebox_portal.invoicing.tables import Invoice
+from farebox_portal.invoicing.tax import is_awaited
 from farebox_portal.invoicing.terms import terms_of
 from farebox_portal.payments.account import connected
 from farebox_portal.payments.checkout import OPEN_FOR, Order, link
-from farebox_portal.payments.payers import is_by_hand
 from farebox_portal.payments.tables import Payer
+from farebox_portal.payments.tax import require_tax
 from farebox_portal.pricing.money import currency, decimal_text
 from farebox_portal.settings import Settings
 from farebox_portal.subscriptions.rows import read_life
@@ -52,9 +54,11 @@ def require_payment(session: Session, settings: Settings, subscription: Subscrip
     invoices = _issued_now(session, subscription, now)
     payer = session.get(Payer, customer.id)
     if payer is None or payer.method_id is None:
-        message = _message(plan, sum(invoice.outstanding_minor for invoice in invoices))
+        due_minor = sum(invoice.outstanding_minor for invoice in invoices)
+        message = _message(plan, due_minor, may_be_taxed=any(is_awaited(invoice) for invoice in invoices))
         expires_s = int((now + OPEN_FOR).timestamp())
         raise PaymentMethodRequired(link(settings, Order(customer.id, plan.currency, message, expires_s)))
+    require_tax(session, customer, plan.currency)
     for invoice in invoices:
         invoice.provider = "stripe"
         session.add(invoice)
@@ -63,14 +67,17 @@ def require_payment(session: Session, settings: Settings, subscription: Subscrip
 
 
 def _issued_now(session: Session, subscription: Subscription, now: datetime) -> list[Invoice]:
-    rows = select(Invoice).where(Invoice.subscription_id == subscription.id, Invoice.issued_at == now)
-    return [row for row in session.exec(rows) if row.status in OPEN]
+    """What is to be paid now, also where only its tax is not known yet."""
+    is_new = or_(col(Invoice.issued_at) == now, and_(col(Invoice.status) == "held", col(Invoice.updated_at) == now))
+    rows = select(Invoice).where(Invoice.subscription_id == subscription.id, is_new)
+    return [row for row in session.exec(rows) if row.status in OPEN or is_awaited(row)]
 
 
-def _message(plan: Plan, due_minor: int) -> str:
+def _message(plan: Plan, due_minor: int, *, may_be_taxed: bool) -> str:
     of = currency(plan.currency)
     if due_minor:
-        return f"{plan.name}: you will be charged {decimal_text(due_minor, of)} {of.code} now, then as you go on."
+        due = f"{decimal_text(due_minor, of)} {of.code}{', and tax where it applies,' if may_be_taxed else ''}"
+        return f"{plan.name}: you will be charged {due} now, then as you go on."
     return f"{plan.name}: nothing is charged now; you will be charged for what you use."
 
 

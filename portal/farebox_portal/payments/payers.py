@@ -1,5 +1,6 @@
 """Customers at the provider, and what they pay with. Finds before it makes, and remembers before it goes on."""
 
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import Engine
@@ -8,16 +9,10 @@ from sqlmodel import Session, col, or_, select, update
 from farebox_portal.customers.tables import Customer
 from farebox_portal.db import insert_into, transaction
 from farebox_portal.errors import NotFound
+from farebox_portal.invoicing import profiles
 from farebox_portal.payments import operations
 from farebox_portal.payments.gateway import CUSTOMER, INSTANCE, Gateway, Missing, Request
 from farebox_portal.payments.tables import Collection, Payer, PaymentAccount
-
-_BY_HAND = "payment_provider"
-
-
-def is_by_hand(customer: Customer) -> bool:
-    """Whether this customer pays by bank transfer although there is a provider: metadata `payment_provider: manual`."""
-    return customer.metadata_.get(_BY_HAND) == "manual"
 
 
 def payer_of(session: Session, customer_id: str, now: datetime) -> Payer:
@@ -88,6 +83,7 @@ def refresh(
     with transaction(engine, read_only=True) as session:
         row = session.get(Payer, customer_id)
         seen = operations.seen_of(session, customer_id)
+        is_taxed = profiles.tax_mode(profiles.default(session)) != "off"
     if row is None or row.provider_id is None:
         return False
     try:
@@ -96,7 +92,7 @@ def refresh(
         remote = None
     if remote is None or remote.is_deleted:
         # Never made anew in silence: there is nothing to charge until somebody leaves a card again.
-        _store(engine, customer_id, row.provider_id, None, None, None, now)
+        _store(engine, customer_id, row.provider_id, _NOBODY, now)
         return False
     operations.conclude(engine, customer_id, seen, lambda step: step == f"method:{remote.method}", now)
     methods = {method.id: method for method in gateway.methods(row.provider_id)}
@@ -105,29 +101,41 @@ def refresh(
         chosen = next(iter(methods.values()))
     if chosen is not None and chosen.id != remote.method:
         request: Request = {"id": row.provider_id, "method": chosen.id}
+        if not remote.has_address and chosen.address is not None:
+            request["address"] = dict(chosen.address)  # tax is by where the customer is
         operations.perform(engine, gateway, account.instance, customer_id, "method", request, now, part=chosen.id)
-    method, label = (None, None) if chosen is None else (chosen.id, chosen.label)
-    _store(engine, customer_id, row.provider_id, row.provider_id, method, label, now)
-    return method is not None
+    found = _Found(row.provider_id, *((None, None) if chosen is None else (chosen.id, chosen.label)))
+    if is_taxed:
+        found = replace(found, tax_status=gateway.tax_status(row.provider_id))
+    _store(engine, customer_id, row.provider_id, found, now)
+    return found.method_id is not None
 
 
-def _store(
-    engine: Engine,
-    customer_id: str,
-    before: str,
-    provider_id: str | None,
-    method_id: str | None,
-    label: str | None,
-    now: datetime,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the provider has of a customer."""
+
+    provider_id: str | None = None
+    method_id: str | None = None
+    method_label: str | None = None
+    tax_status: str | None = None
+
+
+_NOBODY = _Found()
+
+
+def _store(engine: Engine, customer_id: str, before: str, found: _Found, now: datetime) -> None:
     with transaction(engine) as session:
         row = payer_of(session, customer_id, now)
         if row.provider_id != before:
             return  # somebody else was quicker, and knows more
-        is_new = method_id is not None and method_id != row.method_id
-        row.provider_id, row.method_id, row.method_label, row.updated_at = provider_id, method_id, label, now
+        is_new = found.method_id is not None and found.method_id != row.method_id
+        is_taxable_now = found.tax_status == "supported" != row.tax_status
+        for name in ("provider_id", "method_id", "method_label", "tax_status"):
+            setattr(row, name, getattr(found, name))
+        row.updated_at = now
         session.add(row)
-        if is_new:
+        if is_new or is_taxable_now:
             pay_open_now(session, customer_id, now)
 
 

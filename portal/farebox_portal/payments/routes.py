@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
-from pydantic import Field
+from pydantic import Field, StrictBool
 from sqlmodel import col, select
 from starlette.concurrency import run_in_threadpool
 
@@ -14,9 +14,10 @@ from farebox_portal.auth import AdminOnly, ClockDep, Parts, PartsDep, ReadSessio
 from farebox_portal.clock import Clock
 from farebox_portal.customers import accounts
 from farebox_portal.db import transaction
-from farebox_portal.documents import Input, Instant, JsonRoute, Output
+from farebox_portal.documents import Input, Instant, JsonRoute, Name, Output
 from farebox_portal.errors import Conflict, FareboxError, Invalid, NotFound
-from farebox_portal.invoicing import actions
+from farebox_portal.invoicing import actions, profiles
+from farebox_portal.invoicing.profile_document import Country, ProfileInput
 from farebox_portal.pages import Listing, PageDep, listing
 from farebox_portal.payments import account, checkout, events, operations, replay
 from farebox_portal.payments.gateway import Gateway, GatewayFailure, Unauthorized
@@ -56,6 +57,18 @@ class CollectionDocument(Output):
     updated_at: Instant
 
 
+class SetupInput(Input):
+    """What the default billing profile says, which is made with it. `country`: the supplier's."""
+
+    name: Name | None = None
+    tax_enabled: StrictBool = False
+    tax_enforced: StrictBool = False
+    country: Country = "US"
+
+    def profile(self) -> ProfileInput:
+        return profiles.of_provider(self.name, self.country, is_taxed=self.tax_enabled, is_enforced=self.tax_enforced)
+
+
 class PaymentPageInput(Input):
     """`flow`: lead there at once, and not to the overview. `returnUrl`: where the page leads back to."""
 
@@ -71,10 +84,10 @@ class PageDocument(Output):
 
 
 @router.post("/setup/stripe", status_code=201, response_model_exclude_none=True)
-def connect_stripe(parts: PartsDep, clock: ClockDep) -> account.ReadinessDocument:
+def connect_stripe(parts: PartsDep, clock: ClockDep, body: SetupInput | None = None) -> account.ReadinessDocument:
     """Collect by the account of FAREBOX_STRIPE_API_KEY from now on. 409 the second time."""
     gateway = _given_gateway(parts)
-    account.connect(parts.engine, gateway, parts.settings, clock.now())
+    account.connect(parts.engine, gateway, parts.settings, clock.now(), None if body is None else body.profile())
     with transaction(parts.engine, read_only=True) as session:
         return account.readiness(session, parts.settings, gateway)
 

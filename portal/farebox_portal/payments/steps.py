@@ -20,6 +20,10 @@ Wish = Literal["collect", "give_up", "cancel", "keep"]
 """What our books say: take the money; it is lost; nothing is owed (any more); it is settled, leave it as it is."""
 
 
+Tax = Literal["none", "awaited"]
+"""Whether the provider is to work out the tax, and only then it is issued. Later its tax is among the lines."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """An invoice of ours. `customer` is the provider's id. `is_due`: a try to take the money is due now.
@@ -30,11 +34,12 @@ class Claim:
     invoice_id: str
     instance: str
     customer: str
-    number: str
+    number: str | None  # it has none before it is issued
     currency: str
     lines: tuple[Line, ...]
     wish: Wish
     is_due: bool
+    tax: Tax = "none"
 
     @property
     def total_minor(self) -> int:
@@ -69,7 +74,14 @@ class Stop:
     remote: RemoteInvoice | None = None
 
 
-def next_step(claim: Claim, found: Sequence[RemoteInvoice]) -> Send | Rest | Stop:
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The provider has worked out the tax, and nothing can change it any more: it becomes ours."""
+
+    remote: RemoteInvoice
+
+
+def next_step(claim: Claim, found: Sequence[RemoteInvoice]) -> Send | Rest | Stop | Adopt:
     # What a customer who was deleted since had does not count; nobody can pay it.
     ours = [one for one in found if one.customer == claim.customer]
     others = [one for one in found if one.customer != claim.customer and one.status in ("draft", "open")]
@@ -89,16 +101,27 @@ def next_step(claim: Claim, found: Sequence[RemoteInvoice]) -> Send | Rest | Sto
     if remote.currency != claim.currency:
         return Stop("currency_differs", remote)
     if remote.status == "draft":
-        return _fill(claim, remote)
+        # Made for another way to deal with tax: since then it was decided to do without.
+        return _fill(claim, remote) if remote.is_taxed == (claim.tax == "awaited") else _drop(remote)
+    if claim.tax == "awaited":
+        return _taxed(remote)
     if remote.status != "void" and remote.total_minor != claim.total_minor:
         return _again(claim, remote)
     return _collect(claim, remote)
 
 
+def _taxed(remote: RemoteInvoice) -> Adopt | Rest | Stop:
+    if remote.status == "void":
+        return Rest(remote.status, remote)
+    return Adopt(remote) if remote.is_taxed else Stop("tax_differs", remote)
+
+
 def _again(claim: Claim, remote: RemoteInvoice) -> Send | Stop:
-    """What is final there cannot become less. If it was credited here since, another one takes its place."""
+    """What is final there cannot become less. If it was credited here since, or issued without the tax that it has,
+    another one takes its place.
+    """
     is_credited_since = 0 < remote.total_minor - claim.total_minor <= claim.credited_minor
-    if is_credited_since and remote.status in ("open", "uncollectible"):
+    if (is_credited_since or remote.is_taxed) and remote.status in ("open", "uncollectible"):
         return _drop(remote)
     return Stop("total_differs", remote)
 
@@ -106,13 +129,16 @@ def _again(claim: Claim, remote: RemoteInvoice) -> Send | Stop:
 def _create(claim: Claim) -> Send | Rest:
     if claim.wish != "collect":
         return Rest(None)
-    request = {
+    request: Request = {
         "customer": claim.customer,
         "currency": claim.currency,
-        "description": f"Invoice {claim.number}",
         "instance": claim.instance,
         "invoice": claim.invoice_id,
     }
+    if claim.number is not None:
+        request["description"] = f"Invoice {claim.number}"
+    if claim.tax == "awaited":
+        request["is_taxed"] = True
     return Send("invoice", request)
 
 
@@ -143,7 +169,7 @@ def _line_request(claim: Claim, remote: RemoteInvoice, line: Line) -> Request:
         "end_s": int(line.end.timestamp()),
         "instance": claim.instance,
         "line": line.id,
-    }
+    } | {name: said for name, said in (("tax_behavior", line.behavior), ("tax_code", line.tax_code)) if said}
 
 
 def _collect(claim: Claim, remote: RemoteInvoice) -> Send | Rest:

@@ -6,9 +6,10 @@ Never products, prices or subscriptions: what is charged, and when, is decided h
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import stripe
@@ -26,23 +27,29 @@ from farebox_portal.payments.gateway import (
     GatewayFailure,
     Hint,
     Lacking,
+    Line,
     Method,
     Missing,
     Rejected,
     RemoteCheckout,
     RemoteCustomer,
     RemoteInvoice,
+    RemoteTax,
     Request,
     Step,
+    TaxQuestion,
+    TaxStatus,
     Unauthorized,
     Unknown,
 )
 from farebox_portal.payments.pace import Pace
 from farebox_portal.payments.permissions import PERMISSIONS, Permission, name_of, row_of
-from farebox_portal.pricing.money import currency, from_stripe, to_stripe
+from farebox_portal.pricing.money import Currency, currency, from_stripe, to_stripe
 
 TIMEOUT_S = 20  # finalizing and paying take Stripe up to ten
 TOLERANCE_S = 300
+CALCULATED_MAX = 100
+_ADDRESS = ("city", "country", "line1", "line2", "postal_code", "state")
 EVENTS = (
     "setup_intent.succeeded", "checkout.session.completed", "checkout.session.expired", "invoice.finalized",
     "invoice.finalization_failed", "invoice.paid", "invoice.payment_failed", "invoice.payment_action_required",
@@ -163,6 +170,7 @@ class StripeGateway:
             total_minor=from_stripe(found.total, of),
             url=found.hosted_invoice_url,
             lines=lines,
+            is_taxed=bool(found.automatic_tax.enabled),
         )
 
     def customer(self, id_: str) -> RemoteCustomer:
@@ -180,7 +188,28 @@ class StripeGateway:
     def methods(self, customer: str) -> Sequence[Method]:
         page = _call(lambda: self._v1.customers.payment_methods.list(customer, {"limit": 100}))
         rows = sorted(page.data, key=lambda row: row.created, reverse=True)
-        return [Method(row.id, _label(row)) for row in rows]
+        return [Method(row.id, _label(row), _address(row)) for row in rows]
+
+    # --- tax ---------------------------------------------------------------------------------------------------------
+
+    def line_taxes(self, invoice: str) -> Mapping[str, Sequence[RemoteTax]]:
+        page = _call(lambda: self._v1.invoices.line_items.list(invoice, {"limit": 100}))
+        rows = _call(lambda: list(page.auto_paging_iter()))
+        return {_metadata(row).get(LINE, row.id): _taxes(row) for row in rows}
+
+    def assess(self, question: TaxQuestion) -> Mapping[str, Sequence[RemoteTax]]:
+        of = currency(question.currency)
+        found: dict[str, Sequence[RemoteTax]] = {}
+        for start in range(0, len(question.lines), CALCULATED_MAX):
+            given = _calculation(question, question.lines[start : start + CALCULATED_MAX])
+            made = _call(partial(self._v1.tax.calculations.create, given))
+            rows = made.line_items.data if made.line_items else ()
+            found |= {row.reference: _broken_down(row, of) for row in rows}
+        return found
+
+    def tax_status(self, customer: str) -> TaxStatus:
+        found = _call(lambda: self._v1.customers.retrieve(customer, {"expand": ["tax"]}))
+        return cast(TaxStatus, getattr(getattr(found, "tax", None), "automatic_tax", None) or "failed")
 
     def checkout(self, id_: str) -> RemoteCheckout:
         found = _call(lambda: self._v1.checkout.sessions.retrieve(id_))
@@ -259,7 +288,8 @@ def _params(step: Step, request: Request) -> dict[str, Any]:
             card = {"payment_method": request["method"]} if request.get("method") else {}
             return named | card | {"metadata": {INSTANCE: request["instance"], CUSTOMER: request["customer"]}}
         case "method":
-            return {"invoice_settings": {"default_payment_method": request["method"]}}
+            address = {"address": request["address"]} if request.get("address") else {}
+            return {"invoice_settings": {"default_payment_method": request["method"]}} | address
         case "checkout":
             ours = {INSTANCE: request["instance"], CUSTOMER: request["our_customer"]}
             return {
@@ -282,10 +312,10 @@ def _params(step: Step, request: Request) -> dict[str, Any]:
                 "auto_advance": False,
                 "collection_method": "charge_automatically",
                 "pending_invoice_items_behavior": "exclude",
-                "automatic_tax": {"enabled": False},
-                "description": request["description"],
+                # Said also where it is off: an account may have it on by default.
+                "automatic_tax": {"enabled": request.get("is_taxed", False)},
                 "metadata": {INSTANCE: request["instance"], INVOICE: request["invoice"]},
-            }
+            } | ({"description": request["description"]} if request.get("description") else {})
         case "line":
             of = currency(request["currency"])
             return {
@@ -296,7 +326,7 @@ def _params(step: Step, request: Request) -> dict[str, Any]:
                 "description": request["description"][:5000],
                 "period": {"start": request["start_s"], "end": request["end_s"]},
                 "metadata": {INSTANCE: request["instance"], LINE: request["line"]},
-            }
+            } | {name: request[name] for name in ("tax_behavior", "tax_code") if request.get(name)}
         case _:
             return {}
 
@@ -332,6 +362,8 @@ def _failure(error: stripe.StripeError) -> GatewayFailure:
     if isinstance(error, stripe.IdempotencyError):
         return Rejected(said, code="idempotency_error")
     if isinstance(error, stripe.InvalidRequestError):
+        if "tax" in str(getattr(error, "param", None) or "") and "tax" not in code:
+            code = "tax_settings"  # such as a behaviour that nobody has said
         kind = Missing if status == 404 or code == "resource_missing" else Rejected
         return kind(said, code=code or "invalid_request")
     if status == 500 and error.error is not None:  # kept under the key
@@ -344,7 +376,59 @@ def _customer(found: Any) -> RemoteCustomer:
         return RemoteCustomer(found.id, is_deleted=True)
     settings = getattr(found, "invoice_settings", None)
     method = _id_of(getattr(settings, "default_payment_method", None))
-    return RemoteCustomer(found.id, method=method, metadata=_metadata(found))
+    has_address = getattr(getattr(found, "address", None), "country", None) is not None
+    return RemoteCustomer(found.id, method=method, metadata=_metadata(found), has_address=has_address)
+
+
+def _address(row: Any) -> dict[str, str] | None:
+    """Of the bill, where it says a country at least."""
+    said = getattr(getattr(row, "billing_details", None), "address", None)
+    named = {name: getattr(said, name, None) for name in _ADDRESS}
+    return {name: value for name, value in named.items() if value} if named["country"] else None
+
+
+def _calculation(question: TaxQuestion, lines: Sequence[Line]) -> Any:
+    of = currency(question.currency)
+    given: dict[str, Any] = {
+        "currency": of.code.lower(),
+        "line_items": [
+            {"amount": to_stripe(line.amount_minor, of), "reference": line.id}
+            | ({"tax_behavior": line.behavior} if line.behavior else {})
+            | ({"tax_code": line.tax_code} if line.tax_code else {})
+            for line in lines
+        ],
+        "expand": ["line_items.data.tax_breakdown"],
+    }
+    if question.customer is not None:
+        return given | {"customer": question.customer}
+    address = {"country": question.country} | ({"postal_code": question.postal_code} if question.postal_code else {})
+    return given | {"customer_details": {"address": address, "address_source": "billing"}}
+
+
+def _taxes(row: Any) -> tuple[RemoteTax, ...]:
+    of = currency(row.currency.upper())
+    return tuple(
+        RemoteTax(from_stripe(one.amount, of), one.tax_behavior == "inclusive", one.taxability_reason)
+        for one in row.taxes or ()
+    )
+
+
+def _broken_down(row: Any, of: Currency) -> tuple[RemoteTax, ...]:
+    found = []
+    for one in row.tax_breakdown or ():
+        rate = one.tax_rate_details
+        named = {} if rate is None else {"name": rate.display_name, "percentage": rate.percentage_decimal}
+        found.append(
+            RemoteTax(
+                from_stripe(one.amount, of),
+                row.tax_behavior == "inclusive",
+                one.taxability_reason,
+                **named,
+                jurisdiction=one.jurisdiction.display_name,
+                tax_type=None if rate is None else rate.tax_type,
+            )
+        )
+    return tuple(found)
 
 
 def _endpoint(row: Any, instance: str) -> Endpoint:

@@ -33,7 +33,10 @@ class PaymentAccount(SQLModel, table=True):
 
 
 class Payer(SQLModel, table=True):
-    """A customer at the provider. `leased_until`: somebody is collecting from it, and one does so at a time."""
+    """A customer at the provider. `leased_until`: somebody is collecting from it, and one does so at a time.
+
+    `tax_status`: whether tax can be worked out there, as the provider said last; see `gateway.TaxStatus`.
+    """
 
     __tablename__ = "payment_payers"
 
@@ -41,6 +44,7 @@ class Payer(SQLModel, table=True):
     provider_id: str | None = Field(default=None, unique=True)
     method_id: str | None = None
     method_label: str | None = None
+    tax_status: str | None = None
     leased_until: datetime | None = Field(default=None, sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
 

@@ -1,7 +1,7 @@
 """What the jobs do for payments, each a little at a time; True: there may be more."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 
 import structlog
@@ -15,11 +15,14 @@ from farebox_portal.payments.account import usable
 from farebox_portal.payments.checkout import advance_checkout, due_checkout, postpone
 from farebox_portal.payments.gateway import Gateway, GatewayFailure
 from farebox_portal.payments.open import RETRIES_OF_JOBS, jobs_per_s, open_gateway
+from farebox_portal.payments.payers import refresh
 from farebox_portal.payments.progress import progress
+from farebox_portal.payments.tax import unsupported
 from farebox_portal.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+TAX_LOOKED_AT_EVERY = timedelta(minutes=10)
 COLLECTORS = 3
 """So many invoices are collected at the same time: of different customers, as each is worked on by one."""
 
@@ -68,6 +71,16 @@ class Till:
             found = progress(session, now, self.per_s)
         if found.waiting > WORTH_TELLING:
             log.info("collecting", **found.wire())
+
+    def look_at_taxes(self, now: datetime) -> bool:
+        """Where tax is enforced: whether it can be worked out by now for those for whom it could not."""
+        with transaction(self.engine, read_only=True) as session:
+            account = usable(session, self.gateway)
+        waiting = [] if account is None else unsupported(self.engine, now - TAX_LOOKED_AT_EVERY)
+        for customer_id in waiting:
+            assert account is not None
+            refresh(self.engine, self.gateway, account, customer_id, now)
+        return bool(waiting)
 
     def forget(self, now: datetime) -> None:
         events.forget_old(self.engine, now)

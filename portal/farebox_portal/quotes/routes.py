@@ -2,13 +2,16 @@
 
 from fastapi import APIRouter
 
-from farebox_portal.auth import AdminOnly, ClockDep, ReadSessionDep
+from farebox_portal.auth import AdminOnly, ClockDep, PartsDep, ReadSessionDep
+from farebox_portal.db import transaction
 from farebox_portal.documents import JsonRoute
+from farebox_portal.payments.purchase import tax_gateway
+from farebox_portal.payments.tax import assess
 from farebox_portal.problems import RESPONSES
 from farebox_portal.quotes.preview import PreviewInput, preview
 from farebox_portal.quotes.quote import QuoteDocument
 from farebox_portal.quotes.simulate import SimulationDocument, SimulationInput, simulate
-from farebox_portal.quotes.upcoming import UpcomingInvoice, upcoming
+from farebox_portal.quotes.upcoming import UpcomingInvoice, tax_question, upcoming
 
 router = APIRouter(prefix="/v1", tags=["pricing"], route_class=JsonRoute, dependencies=[AdminOnly], responses=RESPONSES)
 
@@ -26,6 +29,14 @@ def simulate_plan(body: SimulationInput, session: ReadSessionDep) -> SimulationD
 
 
 @router.get("/subscriptions/{subscription_id}/invoices/upcoming", response_model_exclude_none=True)
-def get_upcoming_invoice(subscription_id: str, session: ReadSessionDep, clock: ClockDep) -> UpcomingInvoice:
-    """The next invoice as it stands now: fees of the next period, and what was used in this one."""
-    return upcoming(session, subscription_id, clock.now())
+def get_upcoming_invoice(subscription_id: str, parts: PartsDep, clock: ClockDep) -> UpcomingInvoice:
+    """The next invoice as it stands now: fees of the next period, and what was used in this one. `tax`: where the
+    provider works it out.
+    """
+    gateway = tax_gateway(parts)
+    with transaction(parts.engine, read_only=True) as session:
+        found = upcoming(session, subscription_id, clock.now())
+        question = None if gateway is None else tax_question(session, found)
+    if gateway is None or question is None:
+        return found
+    return found.model_copy(update={"tax": assess(gateway, question)})

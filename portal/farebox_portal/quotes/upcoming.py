@@ -8,18 +8,24 @@ they are settled when the invoice is made.
 
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from itertools import islice
 from typing import Annotated, Literal
 
 from pydantic import Field
 from sqlmodel import Session
 
+from farebox_portal.customers.tables import Customer
 from farebox_portal.documents import Instant, Output
 from farebox_portal.errors import NotFound
 from farebox_portal.invoicing.charges import charges, in_phases, span_of
 from farebox_portal.invoicing.rated import Rated, rate_all
+from farebox_portal.invoicing.tax import CardPlace, terms_of_cards
+from farebox_portal.payments.gateway import Line, TaxQuestion
+from farebox_portal.payments.purchase import question_of
+from farebox_portal.payments.tax_items import tax_items
 from farebox_portal.pricing.coupons import Coupon, take_off
-from farebox_portal.pricing.money import Currency, currency
+from farebox_portal.pricing.money import Currency, currency, to_minor
 from farebox_portal.pricing.period import Period, period_at
 from farebox_portal.quotes.quote import LineDocument, show_line, total
 from farebox_portal.subscriptions import lifecycle
@@ -28,6 +34,7 @@ from farebox_portal.subscriptions.document import AddonReference, PeriodDocument
 from farebox_portal.subscriptions.life import Life
 from farebox_portal.subscriptions.rows import read_life, read_plans
 from farebox_portal.subscriptions.stretches import Stretch, stretch_at, stretches
+from farebox_portal.subscriptions.tax_document import TaxDocument
 from farebox_portal.testclock import read_timeline
 from farebox_portal.usage.access import read_features
 
@@ -60,6 +67,7 @@ class UpcomingInvoice(Output):
     computed_at: Instant
     is_estimate: Annotated[Literal[True], Field(description="Usage until invoiceAt is still to come.")] = True
     lines: list[UpcomingLine]
+    tax: TaxDocument | None = None
 
 
 def upcoming(session: Session, subscription_id: str, now: datetime) -> UpcomingInvoice:
@@ -91,6 +99,25 @@ def upcoming(session: Session, subscription_id: str, now: datetime) -> UpcomingI
         computed_at=now,
         lines=[line for one in rated for line in _show(one)],
     )
+
+
+def tax_question(session: Session, shown: UpcomingInvoice) -> TaxQuestion | None:
+    """What to ask the provider for its tax; None where it is nobody's business but the operator's."""
+    of = currency(shown.currency)
+    places = [
+        CardPlace(line.plan.id, line.phase_key, line.rate_card_key, None if line.addon is None else line.addon.id)
+        for line in shown.lines
+    ]
+    lines = [
+        Line(
+            str(place), to_minor(Decimal(line.amount), of), line.description, line.period.from_, line.period.to,
+            terms.behavior, terms.code,
+        )
+        for place, (line, terms) in enumerate(zip(shown.lines, terms_of_cards(session, places), strict=True))
+    ]  # fmt: skip
+    items = tax_items(lines)
+    customer = session.get_one(Customer, shown.customer_id)
+    return question_of(session, customer, of.code, tuple(item.line for item in items))
 
 
 def _reduced(rated: list[Rated], coupon: Coupon, of: Currency) -> list[Rated]:

@@ -39,9 +39,14 @@ def check_currency(currency: str, *, param: str = "currency") -> str:
     return currency.lower()
 
 
+def charged_step(currency: str) -> int:
+    """Amounts are charged in whole multiples of it."""
+    return 10 if currency in _WHOLE_TENS else 100 if currency in _WHOLE_HUNDREDS else 1
+
+
 def check_chargeable(amount: int, currency: str) -> None:
     """Raises Refused for an amount that a card cannot be charged in this currency."""
-    step = 10 if currency in _WHOLE_TENS else 100 if currency in _WHOLE_HUNDREDS else 1
+    step = charged_step(currency)
     if amount % step:
         raise Refused(
             400,

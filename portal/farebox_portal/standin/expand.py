@@ -6,6 +6,7 @@ from typing import Any
 from farebox_portal.standin.books import Books
 from farebox_portal.standin.invoices import show_payments
 from farebox_portal.standin.keys import authorize
+from farebox_portal.standin.tax import calculation_lines, customer_tax
 from farebox_portal.standin.wire import Document, Refused
 
 DEPTH_MAX = 4
@@ -34,21 +35,34 @@ def expand(books: Books, shown: Document, paths: list[str], key: str) -> Documen
     return shown
 
 
+def _add(books: Books, place: Document, name: str, rest: list[str]) -> None:
+    """What is only sent on request."""
+    match place.get("object"), name:
+        case "invoice", "payments":
+            place["payments"] = show_payments(books, place)
+        case "customer", "tax" if not place.get("deleted"):
+            place["tax"] = customer_tax(place)
+        case "tax.calculation", "line_items":
+            place["line_items"] = calculation_lines(
+                books, place["id"], with_breakdown=rest == ["data", "tax_breakdown"]
+            )
+
+
 def _expand(books: Books, place: Any, parts: list[str], path: str, key: str) -> None:
     if isinstance(place, list):
         for each in place:
             _expand(books, each, parts, path, key)
         return
     name, *rest = parts
-    if isinstance(place, dict) and place.get("object") == "invoice" and name == "payments":
-        place["payments"] = show_payments(books, place)
+    if isinstance(place, dict):
+        _add(books, place, name, rest)
     if not isinstance(place, dict) or name not in place:
         raise Refused(400, f"This property cannot be expanded ({path}).", param="expand")
     if name in _NAMED and isinstance(place[name], str):
         kind, permission = _NAMED[name]
         authorize(books, key, permission)
         place[name] = books.show(books.get(kind, place[name]))
-    elif not rest and not isinstance(place[name], dict | type(None)):
+    elif not rest and not isinstance(place[name], dict | list | type(None)):
         raise Refused(400, f"This property cannot be expanded ({path}).", param="expand")
     if rest and place[name] is not None:
         _expand(books, place[name], rest, path, key)

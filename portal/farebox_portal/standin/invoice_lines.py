@@ -166,7 +166,7 @@ def _tax_lines(books: Books, invoice: Document, lines: list[Document]) -> None:
         invoice["automatic_tax"] = automatic | said | {"status": "requires_location_inputs"}
         return
     for line in lines:
-        line["taxes"] = [found.on_line(line["amount"], behavior_of(books, line["_tax_behavior"]))]
+        line["taxes"] = [found.on_line(line["amount"], behavior_of(books, line["_tax_behavior"]), invoice["currency"])]
     invoice["automatic_tax"] = automatic | said | {"status": "complete"}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from farebox_portal.standin.amounts import check_currency
+from farebox_portal.standin.amounts import charged_step, check_currency
 from farebox_portal.standin.books import Books
 from farebox_portal.standin.customers import living, location_invalid
 from farebox_portal.standin.operation import Operation
@@ -35,14 +35,30 @@ class Assessment:
     percent: Decimal
     reason: str
 
-    def tax(self, amount: int, behavior: str) -> int:
-        """Of one line, in minor units. `behavior`: exclusive or inclusive."""
+    def tax(self, amount: int, behavior: str, currency: str) -> int:
+        """Of one line, in minor units that can be charged. `behavior`: exclusive or inclusive."""
         base = Decimal(100) if behavior == "exclusive" else 100 + self.percent
-        return int((amount * self.percent / base).to_integral_value(ROUND_HALF_UP))
+        step = charged_step(currency)
+        return int((amount * self.percent / base / step).to_integral_value(ROUND_HALF_UP)) * step
 
-    def on_line(self, amount: int, behavior: str) -> Document:
+    def broken_down(self, amount: int, behavior: str, currency: str) -> Document:
+        """As a calculation's line carries it."""
+        tax = self.tax(amount, behavior, currency)
+        rate = {"display_name": "VAT", "percentage_decimal": f"{self.percent.normalize():f}", "tax_type": "vat"}
+        return {
+            "amount": tax,
+            "jurisdiction": {
+                "country": self.country, "display_name": self.country, "level": "country", "state": None,
+            },
+            "sourcing": "destination",
+            "tax_rate_details": rate if self.reason == "standard_rated" else None,
+            "taxability_reason": self.reason,
+            "taxable_amount": amount if behavior == "exclusive" else amount - tax,
+        }  # fmt: skip
+
+    def on_line(self, amount: int, behavior: str, currency: str) -> Document:
         """As an invoice's line carries it."""
-        tax = self.tax(amount, behavior)
+        tax = self.tax(amount, behavior, currency)
         return {
             "amount": tax,
             "tax_behavior": behavior,
@@ -66,6 +82,22 @@ def assess(address: Document | None, exemption: str | None) -> Assessment:
     if country not in RATES:
         return Assessment(country, Decimal(0), "not_collecting")
     return Assessment(country, RATES[country], "standard_rated")
+
+
+def customer_tax(customer: Document) -> Document:
+    """Whether tax can be worked out for a customer, as it is only sent on request."""
+    address = customer["address"] or {}
+    try:
+        found = assess(address, customer["tax_exempt"])
+    except Refused:
+        status = "unrecognized_location"
+    else:
+        status = "not_collecting" if found.reason == "not_collecting" else "supported"
+    place = {"country": address.get("country"), "source": "billing_address", "state": address.get("state")}
+    return {
+        "automatic_tax": status, "ip_address": None, "location": place if address.get("country") else None,
+        "provider": "stripe",
+    }  # fmt: skip
 
 
 def behavior_of(books: Books, said: str | None) -> str:
@@ -127,7 +159,7 @@ def _calculate(books: Books, given: Given) -> Document:
     override = details.get("taxability_override", "none")
     currency = check_currency(given["currency"])
     found = assess(address, override if override != "none" else (customer or {}).get("tax_exempt"))
-    lines = [_calculated(books, found, line) for line in given["line_items"]]
+    lines = [_calculated(books, found, line, currency) for line in given["line_items"]]
     exclusive = sum(each["amount_tax"] for each in lines if each["tax_behavior"] == "exclusive")
     inclusive = sum(each["amount_tax"] for each in lines if each["tax_behavior"] == "inclusive")
     return books.add(
@@ -152,14 +184,15 @@ def _calculate(books: Books, given: Given) -> Document:
     )  # fmt: skip
 
 
-def _calculated(books: Books, found: Assessment, line: Given) -> Document:
+def _calculated(books: Books, found: Assessment, line: Given, currency: str) -> Document:
     behavior = behavior_of(books, line.get("tax_behavior"))
     return {
         "id": f"tax_li_{line.get('reference', 'line')}", "object": "tax.calculation_line_item", "livemode": False,
-        "amount": line["amount"], "amount_tax": found.tax(line["amount"], behavior),
+        "amount": line["amount"], "amount_tax": found.tax(line["amount"], behavior, currency),
         "metadata": line.get("metadata", {}),
         "performance_location": None, "product": None, "quantity": line.get("quantity", 1),
-        "reference": line.get("reference", "L1"), "tax_behavior": behavior, "tax_breakdown": None,
+        "reference": line.get("reference", "L1"), "tax_behavior": behavior,
+        "tax_breakdown": [found.broken_down(line["amount"], behavior, currency)],
         "tax_code": line.get("tax_code") or "txcd_10000000",
     }  # fmt: skip
 
@@ -182,8 +215,16 @@ def _calculation(books: Books, given: Given) -> Document:
 
 
 def _calculation_lines(books: Books, given: Given) -> Document:
-    found = books.get("tax.calculation", given["id"])
-    return page(found["_lines"], given, f"/v1/tax/calculations/{found['id']}/line_items")
+    return calculation_lines(books, given["id"], given)
+
+
+def calculation_lines(
+    books: Books, calculation: str, given: Given | None = None, *, with_breakdown: bool = False
+) -> Document:
+    """A page of its lines. `with_breakdown`: with each tax, as they are only sent on request."""
+    found = books.get("tax.calculation", calculation)
+    rows = found["_lines"] if with_breakdown else [line | {"tax_breakdown": None} for line in found["_lines"]]
+    return page(rows, given or {"limit": 100}, f"/v1/tax/calculations/{calculation}/line_items")
 
 
 _LINE: dict[str, Shape] = {

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from farebox_portal.auth import AdminOnly, ClockDep, PartsDep, ReadSessionDep
+from farebox_portal.auth import AdminOnly, ClockDep, Parts, PartsDep, ReadSessionDep
 from farebox_portal.catalog import plans
+from farebox_portal.clock import Clock
+from farebox_portal.db import transaction
 from farebox_portal.documents import JsonRoute, Output
 from farebox_portal.idempotency import OnceDep
 from farebox_portal.problems import RESPONSES
@@ -15,6 +17,7 @@ from farebox_portal.subscriptions.plan_change import ChangeDocument, ChangeInput
 from farebox_portal.subscriptions.plan_migration import PlanMigrationDocument, PlanMigrationInput
 from farebox_portal.subscriptions.routes import RequirePayment
 from farebox_portal.subscriptions.tables import Subscription
+from farebox_portal.subscriptions.tax_document import TaxDocument
 
 
 class CreditEstimate(Output):
@@ -49,7 +52,17 @@ def preview_migration(
     return plan_migration.preview(session, plans.get_by_id(session, plan_id), body or PlanMigrationInput(), clock.now())
 
 
-def change_router(used_share: UsedShare, require_payment: RequirePayment) -> APIRouter:
+PreviewTax = Callable[[Parts, str, ChangeInput], TaxDocument | None]
+"""What a change would be charged now, with its tax; None where no tax is worked out."""
+
+
+class ChangePreview(ChangeDocument):
+    """`tax`: what is charged at once, where the provider works out the tax; what is credited is off it already."""
+
+    tax: TaxDocument | None = None
+
+
+def change_router(used_share: UsedShare, require_payment: RequirePayment, preview_tax: PreviewTax) -> APIRouter:
     """The routes, with what tells them how much of an allowance was used, and what a paid plan takes to be paid."""
     router = APIRouter(
         prefix="/v1/subscriptions/{subscription_id}",
@@ -70,20 +83,21 @@ def change_router(used_share: UsedShare, require_payment: RequirePayment) -> API
         )
 
     @router.post("/change/preview", response_model_exclude_none=True)
-    def preview_change(
-        subscription_id: str, body: ChangeInput, session: ReadSessionDep, clock: ClockDep
-    ) -> ChangeDocument:
+    def preview_change(subscription_id: str, body: ChangeInput, parts: PartsDep, clock: ClockDep) -> ChangePreview:
         """What `change` with the same body would do now. Changes nothing."""
+        shown = previewed(subscription_id, body, parts, clock)
+        return ChangePreview(**shown.model_dump(), tax=preview_tax(parts, subscription_id, body))
+
+    def previewed(subscription_id: str, body: ChangeInput, parts: Parts, clock: Clock) -> ChangeDocument:
         now = clock.now()
-        row = lifecycle.get(session, subscription_id)
-        return plan_change.show(session, plan_change.plan_change(session, row, body, used_share, now), now)
+        with transaction(parts.engine, read_only=True) as session:
+            row = lifecycle.get(session, subscription_id)
+            return plan_change.show(session, plan_change.plan_change(session, row, body, used_share, now), now)
 
     @router.post("/change/estimate-credit")
-    def estimate_credit(
-        subscription_id: str, body: ChangeInput, session: ReadSessionDep, clock: ClockDep
-    ) -> CreditEstimate:
+    def estimate_credit(subscription_id: str, body: ChangeInput, parts: PartsDep, clock: ClockDep) -> CreditEstimate:
         """Of the preview the credit alone, as Zuplo's portal asks for it."""
-        credit = preview_change(subscription_id, body, session, clock).credit
+        credit = previewed(subscription_id, body, parts, clock).credit
         return CreditEstimate(credit_amount=credit.amount, currency=credit.currency)
 
     @router.post("/migrate", response_model=ChangeDocument)
