@@ -45,23 +45,25 @@ def well_shaped(model: type[Model], part: Any) -> Model | None:
 
 
 def fault_of(fault: Mapping[str, Any], document: Any) -> Fault:
-    """Pydantic's fault with a pointer into the document, and without the value it quotes."""
-    return {"pointer": pointer(*_path(fault["loc"], document)), "detail": _words(fault)}
+    """Pydantic's fault with a pointer into the document, and without the value it quotes. None: no document."""
+    place = fault["loc"] if document is None else _path(fault["loc"], document, is_missing=fault["type"] == "missing")
+    return {"pointer": pointer(*place), "detail": _words(fault)}
 
 
-def _path(place: Sequence[str | int], document: Any) -> list[str | int]:
-    """Pydantic's path without its own steps: `[key]` for a map's key, and the type where `type` chose the shape."""
+def _path(place: Sequence[str | int], document: Any, *, is_missing: bool) -> list[str | int]:
+    """Pydantic's path without its own steps, such as the alternatives of a union: what of it is in the document.
+
+    Of what is missing, the last step is not.
+    """
     path: list[str | int] = []
-    for step in place:
-        if step == "[key]" or (isinstance(document, dict) and step not in document and document.get("type") == step):
-            continue
-        path.append(step)
-        if isinstance(document, dict):
+    for number, step in enumerate(place):
+        if isinstance(document, dict) and (step in document or (is_missing and number == len(place) - 1)):
             document = document.get(step)
         elif isinstance(document, list) and isinstance(step, int) and step < len(document):
             document = document[step]
         else:
-            document = None
+            continue
+        path.append(step)
     return path
 
 

@@ -12,9 +12,14 @@ from farebox_portal.errors import pointer
 from farebox_portal.ids import is_id, new_id
 
 
+class Weight(Input):
+    grams: int | str
+
+
 class Order(Input):
     the_key: Key
     at: Instant | None = None
+    weights: list[int | Weight] | None = None
 
 
 @pytest.mark.parametrize(
@@ -66,6 +71,28 @@ def test_an_instant_needs_its_zone_and_comes_out_in_utc() -> None:
     assert order.at == datetime(2026, 1, 1, tzinfo=UTC)
     assert order.at is not None
     assert order.at.tzinfo is UTC
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01"])
+def test_an_instant_beyond_the_calendar_is_a_fault(text: str) -> None:
+    (fault,) = shape_faults(Order, {"theKey": "a", "at": text})
+    assert fault == {"pointer": "/at", "detail": "must lie in the years 1 to 9999 of UTC"}
+
+
+@pytest.mark.parametrize(
+    ("weight", "places"),
+    [
+        ("x", {"/weights/1"}),
+        (None, {"/weights/1"}),
+        ([], {"/weights/1"}),
+        ({}, {"/weights/1", "/weights/1/grams"}),
+        ({"grams": {}}, {"/weights/1", "/weights/1/grams"}),
+        ({"grams": 1, "x": 2}, {"/weights/1", "/weights/1/x"}),
+    ],
+)
+def test_a_place_is_one_of_the_document_and_not_of_what_it_might_be(weight: object, places: set[str]) -> None:
+    found = shape_faults(Order, {"theKey": "a", "weights": [1, weight]})
+    assert {fault["pointer"] for fault in found} == places
 
 
 def test_pointers_escape_what_rfc_6901_says() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from sqlalchemy import ColumnElement
 from sqlmodel import Session, and_, col, func, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -44,7 +44,17 @@ from farebox_portal.subscriptions.tables import ApiKey, SegmentRow, Subscription
 HORIZON = timedelta(days=5 * 366)
 """How far from now anything may be planned, and an anchor may lie: calendars end somewhere."""
 
-Timing = Literal["immediate", "next_billing_cycle"] | Instant
+
+def _one_fault(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """Of all alternatives together."""
+    try:
+        return read(value)
+    except ValidationError:
+        detail = "must be immediate, next_billing_cycle or an instant with its time zone, such as 2026-05-01T00:00:00Z"
+        raise ValueError(detail) from None
+
+
+Timing = Annotated[Literal["immediate", "next_billing_cycle"] | Instant, WrapValidator(_one_fault)]
 Status = State
 
 

@@ -11,10 +11,13 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builders.addons import an_addon_document
 from builders.documents import a_card, a_plan
 from farebox_portal.body_limit import BODY_BYTES_MAX
 
 CARD = "/phases/0/rateCards/0"
+ADDON = "/rateCards/0/price"
+GRANTS = "subscriptions/{id}/entitlements/api_requests/grants"
 ANSWER_BYTES_MAX = 1 << 17
 
 
@@ -112,6 +115,129 @@ def test_each_is_refused_with_its_places(shop: TestClient) -> None:
         assert pointers <= {fault["pointer"] for fault in answer.json()["errors"]}, name
         assert len(answer.content) < ANSWER_BYTES_MAX, name
     assert shop.get("/v1/plans").json() == before
+
+
+HUGE: Any = 10**400
+LATE = "9999-12-31T23:59:59-23:59"
+EARLY = "0001-01-01T00:00:00+23:59"
+SEATS = an_addon_document()
+TEN: dict[str, Any] = {"code": "TEN", "percentOff": "10", "duration": "once"}
+TOKENS: dict[str, Any] = {"slug": "tokens", "aggregation": "SUM", "valueProperty": "$.total"}
+FREE: dict[str, Any] = {"plan": {"key": "free"}, "customerKey": "beta"}
+QUOTE: dict[str, Any] = {"planKey": "free", "usage": "1"}
+GRANT: dict[str, Any] = {"amount": 1}
+
+# (where, with which document, places that are named)
+EVERYWHERE: list[tuple[str, Any, set[str]]] = [
+    ("addons", SEATS | {"x": 1, "currency": "XXX"}, {"/x", "/currency"}),
+    ("addons", SEATS | {"rateCards": [{}] * 50_000}, {"/rateCards"}),
+    ("addons", SEATS | {"rateCards": [a_card(price={"type": "volume", "tiers": tiers(10_000)})]}, {ADDON + "/tiers"}),
+    ("addons", SEATS | {"rateCards": [a_card(price={"type": "unit", "amount": "-1"})]}, {ADDON + "/amount"}),
+    ("addons", SEATS | {"rateCards": [a_card(price={"type": "unit", "amount": "NaN"})]}, {ADDON + "/amount"}),
+    ("addons", SEATS | {"rateCards": [a_card(price={"type": "unit", "amount": HUGE})]}, {ADDON + "/amount"}),
+    ("addons", SEATS | {"instanceType": "many", "metadata": nested(900)}, {"/instanceType", "/metadata"}),
+    ("addons", [], {""}),
+    ("coupons", TEN | {"x": 1}, {"/x"}),
+    *(
+        ("coupons", TEN | {"percentOff": wrong}, {"/percentOff"})
+        for wrong in (0, -1, 101, "NaN", "1e2", HUGE, 1e300, True)
+    ),
+    ("coupons", {"code": "A", "amountOff": "-5", "currency": "USD", "duration": "once"}, {"/amountOff"}),
+    (
+        "coupons",
+        {"code": "A", "amountOff": "9" * 4000, "currency": "XXX", "duration": "x"},
+        {"/amountOff", "/currency"},
+    ),
+    ("coupons", {"code": "A", "amountOff": "0.001", "currency": "USD", "duration": "once"}, {"/amountOff"}),
+    ("coupons", {"code": "A", "amountOff": "0.5", "currency": "JPY", "duration": "once"}, {"/amountOff"}),
+    ("coupons", TEN | {"code": "<script>"}, {"/code"}),
+    ("coupons", TEN | {"redeemBy": LATE}, {"/redeemBy"}),
+    ("coupons", TEN | {"redeemBy": EARLY}, {"/redeemBy"}),
+    ("coupons", TEN | {"maxRedemptions": HUGE}, {"/maxRedemptions"}),
+    ("coupons", TEN | {"duration": "repeating", "durationInMonths": 10**9}, {"/durationInMonths"}),
+    ("coupons", TEN | {"appliesTo": {"planKeys": ["a"] * 101}}, {"/appliesTo/planKeys"}),
+    ("meters", TOKENS | {"x": 1, "slug": "' OR 1=1"}, {"/x", "/slug"}),
+    ("meters", TOKENS | {"valueProperty": "$" + ".a" * 5000}, {"/valueProperty"}),
+    ("meters", TOKENS | {"groupBy": {f"d{n}": "$.x" for n in range(5000)}}, {"/groupBy"}),
+    ("meters", TOKENS | {"eventFrom": EARLY}, {"/eventFrom"}),
+    ("meters", TOKENS | {"metadata": {str(n): 1 for n in range(5000)}}, {"/metadata"}),
+    ("features", {"key": "x", "name": "", "x": 1}, {"/name", "/x"}),
+    ("features", {"key": "x", "name": "X", "unitCost": {"type": "manual", "amount": HUGE}}, {"/unitCost/amount"}),
+    ("features", {"key": "x", "name": "X", "unitCost": nested(900)}, {"/unitCost"}),
+    ("features", {"key": "x", "name": "X", "meterSlug": "api_requests", "filters": {"a": nested(900)}}, {"/filters/a"}),
+    ("policies", {"key": "p", "meters": {"api_requests": -1}}, {"/meters/api_requests"}),
+    ("policies", {"key": "p", "meters": {"api_requests": HUGE}, "x": 1}, {"/meters/api_requests", "/x"}),
+    ("policies", {"key": "p", "meters": {"api_requests": "usage." + "x" * 100_000}}, {"/meters/api_requests"}),
+    (
+        "policies",
+        {"key": "p", "meters": {"none": 1}, "meterOnStatusCodes": "*"},
+        {"/meters/none", "/meterOnStatusCodes"},
+    ),
+    ("policies", {"key": "p", "requiredEntitlements": nested(900)}, {"/requiredEntitlements/0"}),
+    ("subscriptions", FREE | {"x": 1}, {"/x"}),
+    *(
+        ("subscriptions", FREE | {"timing": wrong}, {"/timing"})
+        for wrong in ("soon", EARLY, LATE, HUGE, nested(9), None)
+    ),
+    ("subscriptions", FREE | {"billingAnchor": EARLY}, {"/billingAnchor"}),
+    ("subscriptions", FREE | {"billingAnchor": "9000-01-01T00:00:00Z"}, {"/billingAnchor"}),
+    ("subscriptions", FREE | {"plan": {"key": "free", "version": HUGE}}, {"/plan/version"}),
+    ("subscriptions", FREE | {"plan": "free"}, {"/plan"}),
+    ("subscriptions", FREE | {"startingPhase": "x" * 100_000}, {"/startingPhase"}),
+    ("subscriptions/{id}/change", {"plan": {"key": "free"}, "timing": LATE, "x": 1}, {"/timing", "/x"}),
+    ("subscriptions/{id}/change/preview", {"plan": {"key": ""}, "timing": "2026-02-01T00:00:00"}, {"/timing"}),
+    ("subscriptions/{id}/migrate", {"targetVersion": -1}, {"/targetVersion"}),
+    ("subscriptions/{id}/cancel", {"timing": "2020-01-01T00:00:00Z"}, {"/timing"}),
+    ("subscriptions/{id}/pause", {"resumesAt": EARLY}, {"/resumesAt"}),
+    ("subscriptions/{id}/addons", {"addon": {"key": "x"}, "quantity": HUGE}, {"/quantity"}),
+    ("subscriptions/{id}/addons", {"addon": {"key": "x"}, "quantity": 1.5}, {"/quantity"}),
+    ("subscriptions/{id}/coupon", {"coupon": "x" * 5000}, {"/coupon"}),
+    *(
+        (GRANTS, GRANT | wrong, {"/" + field for field in wrong})
+        for wrong in (
+            *({"amount": amount} for amount in (0, -1, HUGE, 1.5, "NaN", True, 1 << 53)),
+            {"priority": 0},
+            {"priority": 256},
+            {"expiresAt": EARLY},
+            {"effectiveAt": LATE},
+            {"expiration": nested(900)},
+            {"x": 1},
+        )
+    ),
+    ("pricing/preview", QUOTE | {"x": 1}, {"/x"}),
+    *(
+        ("pricing/preview", QUOTE | {"usage": wrong}, {"/usage"})
+        for wrong in ("-1", "NaN", "1e9", "9" * 5000, HUGE, [1])
+    ),
+    ("pricing/preview", {"rateCard": a_card(price={"type": "unit", "amount": -1})}, {"/rateCard/price/amount"}),
+    ("pricing/preview", QUOTE | {"currency": "EUR"}, {"/currency"}),
+    ("pricing/preview", QUOTE | {"usage": {f"m{n}": "1" for n in range(5000)}}, {"/usage"}),
+    ("pricing/simulations", {"plan": a_plan(currency="X"), "from": EARLY, "to": LATE}, {"/from", "/to"}),
+    ("plan-invites", {"email": "x" * 5000, "planId": "free"}, {"/email"}),
+    (
+        "catalog/apply",
+        {"addons": [SEATS | {"currency": "X"}], "coupons": [TEN | {"percentOff": -1}]},
+        {"/addons/0/currency"},
+    ),
+    ("catalog/apply", {"plans": [{}] * 1001, "publish": 1}, {"/plans", "/publish"}),
+]
+
+
+def test_every_other_document_is_refused_with_its_places_and_writes_nothing(shop: TestClient) -> None:
+    shop.post("/v1/customers", json={"key": "beta", "name": "Beta"})
+    sold = shop.post("/v1/subscriptions", json={"plan": {"key": "free"}, "customerKey": "acme"}).json()["id"]
+    before = shop.get("/v1/audit").json()["totalCount"]
+    wrong = []
+    for where, document, pointers in EVERYWHERE:
+        body = json.dumps(document)
+        answer = shop.post(f"/v1/{where.format(id=sold)}", content=body, headers={"content-type": "application/json"})
+        is_problem = answer.headers["content-type"] == "application/problem+json"
+        places = {fault["pointer"] for fault in answer.json().get("errors", [])} if is_problem else set()
+        is_brief = len(answer.content) < ANSWER_BYTES_MAX and "function-" not in answer.text
+        if answer.status_code != 422 or not pointers <= places or not is_brief:
+            wrong.append((where, body[:200], answer.text[:500]))
+    assert wrong == []
+    assert shop.get("/v1/audit").json()["totalCount"] == before
 
 
 def test_what_is_not_json_is_refused(shop: TestClient) -> None:
