@@ -43,6 +43,8 @@ from farebox_portal.subscriptions.tables import ApiKey, SegmentRow, Subscription
 
 HORIZON = timedelta(days=5 * 366)
 """How far from now anything may be planned, and an anchor may lie: calendars end somewhere."""
+CLOCK_SKEW = timedelta(minutes=2)
+"""An instant that has passed by less is taken for now: the caller's clock told it, and the request took its time."""
 
 
 def _one_fault(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
@@ -307,7 +309,7 @@ def effective_at(life: Life, found: dict[str, Plan], timing: Timing, now: dateti
         cadence = found[life.segment_at(earliest).plan_id].billing_cadence
         return period_at(life.anchor, cadence, earliest).end
     assert isinstance(timing, datetime)
-    if not now <= timing <= now + HORIZON:
+    if not now - CLOCK_SKEW <= timing <= now + HORIZON:
         raise Invalid([{"pointer": "/timing", "detail": "must lie in the future, within 5 years"}])
     return max(timing, earliest)
 
@@ -372,11 +374,11 @@ def _beginning(wanted: SubscriptionInput, plan: Plan, now: datetime) -> datetime
             )
         elif not faults:
             beginning = period_at(wanted.billing_anchor, plan.billing_cadence, now).end
-    elif not now <= beginning <= now + HORIZON:
+    elif not now - CLOCK_SKEW <= beginning <= now + HORIZON:
         faults.insert(0, {"pointer": "/timing", "detail": "must lie in the future, within 5 years"})
     if faults:
         raise Invalid(faults)
-    return beginning
+    return max(beginning, now)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

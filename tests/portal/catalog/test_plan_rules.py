@@ -144,6 +144,39 @@ def test_a_sound_plan_has_no_faults(document: dict[str, Any]) -> None:
             f"{CARD}/price/tiers/1/upToAmount",
             "bound of another",
         ),
+        (with_card(discounts={"percentage": -1}), f"{CARD}/discounts/percentage", "0 or more"),
+        *(
+            (
+                with_card(
+                    entitlementTemplate={"type": "metered", "issueAfterReset": 1, "issueAfterResetPriority": wrong}
+                ),
+                f"{CARD}/entitlementTemplate/issueAfterResetPriority",
+                words,
+            )
+            for wrong, words in ((0, "greater"), (256, "less"), (True, "whole number"))
+        ),
+        (
+            with_card(featureKey=None, entitlementTemplate={"type": "boolean"}),
+            f"{CARD}/featureKey",
+            "required beside an entitlementTemplate",
+        ),
+        (
+            with_card(price={"type": "volume", "tiers": [{"unitPrice": 1}, {"unitPrice": 2}]}),
+            f"{CARD}/price/tiers",
+            "exactly one tier must be open",
+        ),
+        (
+            with_card(price={"type": "graduated", "tiers": [{"upToAmount": 5, "unitPrice": 1}]}),
+            f"{CARD}/price/tiers",
+            "exactly one tier must be open",
+        ),
+        (with_card(price={"type": "package", "amount": 1}), f"{CARD}/price/quantityPerPackage", "required"),
+        (with_card(price={"type": "dynamic", "multiplier": "-2"}), f"{CARD}/price/multiplier", "0 or more"),
+        (
+            with_card(price={"type": "unit", "amount": 1, "minimumAmount": 5, "maximumAmount": 4}),
+            CARD,
+            "minimum spend exceeds",
+        ),
         (with_card(discounts={"percentage": 101}), f"{CARD}/discounts/percentage", "between 0 and 100"),
         (with_card(discounts={"usage": {"quantity": 1}}), f"{CARD}/discounts/usage", "price by usage"),
         (with_card(taxConfig={"stripe": {"code": "txcd_1"}}), f"{CARD}/taxConfig/stripe/code", "pattern"),

@@ -84,7 +84,7 @@ def test_the_newest_active_version_is_what_is_bought(shop: TestClient) -> None:
         ({"customerId": "x"}, 422, "invalid_request", ""),
         ({"plan": {}}, 422, "invalid_request", "/plan/key"),
         ({"timing": "next_billing_cycle"}, 422, "invalid_request", "/timing"),
-        ({"timing": "2026-01-31T09:59:59Z"}, 422, "invalid_request", "/timing"),
+        ({"timing": "2026-01-31T09:57:59Z"}, 422, "invalid_request", "/timing"),
         ({"timing": "2036-01-01T00:00:00Z"}, 422, "invalid_request", "/timing"),
         ({"billingAnchor": "9999-12-31T00:00:00Z"}, 422, "invalid_request", "/billingAnchor"),
         ({"billingAnchor": "0001-01-01T00:00:00Z"}, 422, "invalid_request", "/billingAnchor"),
@@ -188,6 +188,16 @@ def test_nothing_ends_in_the_past(shop: TestClient) -> None:
     made = subscribe(shop)
     answer = shop.post(f"/v1/subscriptions/{made['id']}/cancel", json={"timing": "2026-01-01T00:00:00Z"})
     assert list(faults(answer)) == ["/timing"]
+
+
+def test_an_instant_that_has_just_passed_is_now(shop: TestClient) -> None:
+    """A caller that says when by its own clock is a moment late at best."""
+    made = subscribe(shop, timing="2026-01-31T09:58:00Z")
+    assert (made["status"], made["activeFrom"]) == ("active", "2026-01-31T10:00:00Z")
+    late = shop.post(f"/v1/subscriptions/{made['id']}/cancel", json={"timing": "2026-01-31T09:57:59Z"})
+    assert list(faults(late)) == ["/timing"]
+    ended = shop.post(f"/v1/subscriptions/{made['id']}/cancel", json={"timing": "2026-01-31T09:58:00Z"}).json()
+    assert (ended["status"], ended["activeTo"]) == ("inactive", "2026-01-31T10:00:00Z")
 
 
 def test_subscriptions_are_listed_by_customer_and_status(shop: TestClient, clock: FrozenClock) -> None:
