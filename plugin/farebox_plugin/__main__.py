@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from farebox_plugin.garbage import collect_seldom
 from farebox_plugin.keeper.run import keeper_socket, run_keeper
 from farebox_plugin.observe import configure_logging
 from farebox_plugin.settings import SettingsError, load_settings
@@ -26,6 +27,7 @@ def plugin(
 ) -> None:
     """Answer Envoy's ext_authz, ext_proc and access log: authenticate, admit, meter."""
     configure_logging()
+    collect_seldom()
     overrides = {} if transport is None else {"transport": transport}
     try:
         settings = load_settings(dict(os.environ), **overrides)

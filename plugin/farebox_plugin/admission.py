@@ -164,8 +164,9 @@ class Admission:
         for group in groups:
             keys += (layout.counters(group[0].terms.account), layout.holds(group[0].terms.account))
             arguments += self._question(group)
+        intents = [_intent(group[0].terms, self._hold_of(group[0]), _rids(group)) for group in groups]
         try:
-            self._spool.append([_intent(group[0].terms, self._hold_of(group[0]), _rids(group)) for group in groups])
+            self._spool.append(intents)
         except SpoolFull as fault:
             log.error("spool_full", reason=str(fault))
             self._drop(live)

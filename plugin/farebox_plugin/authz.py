@@ -133,7 +133,7 @@ class Authz:
         if isinstance(found, Refusal):
             self._refuse(call, found, reply)
             return
-        hold = hold_for(found, call.max_tokens, self._recent.of(found.policy.key))
+        hold = found.fixed_hold or hold_for(found, call.max_tokens, self._recent.of(found.policy.key))
         self._admission.submit(Ticket(call, found, hold, [_Check(self, call, reply)]))
 
     def answer(self, call: Call, decision: Decision, reply: UnaryReply) -> None:

@@ -1,24 +1,19 @@
 """Envoy's CheckRequest -> Call."""
 
-from collections.abc import Mapping
-
-from google.protobuf.struct_pb2 import Struct
-
 from farebox.v1 import digest
 from farebox.v1.envoy_authz_pb2 import CheckRequest
 from farebox_plugin.records import Call, make_rid
 
 NOT_VALID = "The API key is not valid or was revoked."
-REQUEST_NAMESPACE = "farebox.request"  # where Envoy's json_to_metadata puts what the request body says
 
 
 def read_call(message: bytes) -> Call:
     """Parse one Check. Raises google.protobuf DecodeError on bytes that are no CheckRequest."""
     attributes = CheckRequest.FromString(message).attributes
     request = attributes.request
-    http = request.http
+    http, time = request.http, request.time
     headers = http.headers
-    admitted_at_ms = request.time.seconds * 1000 + request.time.nanos // 1_000_000
+    admitted_at_ms = time.seconds * 1000 + time.nanos // 1_000_000
     api_key, fault = credential(headers.get("authorization"), headers.get("x-api-key"))
     return Call(
         rid=make_rid(admitted_at_ms, http.id),
@@ -26,8 +21,7 @@ def read_call(message: bytes) -> Call:
         policy=attributes.context_extensions.get("farebox.policy") or "default",
         api_key=api_key,
         key_fault=fault,
-        http=http,
-        max_tokens=_max_tokens(attributes.metadata_context.filter_metadata),
+        attributes=attributes,
     )
 
 
@@ -53,15 +47,3 @@ def credential(authorization: str | None, x_api_key: str | None) -> tuple[str | 
     if digest.PATTERN.fullmatch(key) is None:
         return None, NOT_VALID
     return key, None
-
-
-def _max_tokens(metadata: Mapping[str, Struct]) -> int | None:
-    if not metadata:
-        return None
-    fields = metadata[REQUEST_NAMESPACE].fields
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        if name in fields:
-            number = fields[name].number_value
-            if 0 < number <= 10**9 and number == int(number):
-                return int(number)
-    return None

@@ -9,6 +9,7 @@ from farebox.v1.envoy_authz_pb2 import AttributeContext
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
+REQUEST_NAMESPACE = "farebox.request"  # where Envoy's json_to_metadata puts what the request body says
 
 
 # Tuples, where one is made for every request: a frozen dataclass takes three times as long.
@@ -20,21 +21,34 @@ class Call(NamedTuple):
     policy: str
     api_key: str | None
     key_fault: str | None  # why the credential cannot even be looked up, in words for its owner
-    # What only a refusal names (below) is read from Envoy's message when there is one: most calls are let in.
-    http: AttributeContext.HttpRequest
-    max_tokens: int | None = None
+    # What few calls need (below) is read from Envoy's message when one does: each look into it costs 0.2 us.
+    attributes: AttributeContext
 
     @property
     def path(self) -> str:
-        return str(self.http.path).partition("?")[0]
+        return str(self.attributes.request.http.path).partition("?")[0]
 
     @property
     def request_id(self) -> str:
-        return str(self.http.headers.get("x-request-id", ""))
+        return str(self.attributes.request.http.headers.get("x-request-id", ""))
 
     @property
     def is_grpc(self) -> bool:
-        return str(self.http.headers.get("content-type", "")).startswith("application/grpc")
+        return str(self.attributes.request.http.headers.get("content-type", "")).startswith("application/grpc")
+
+    @property
+    def max_tokens(self) -> int | None:
+        """How many tokens the answer may have, as the request's body says; None where nobody told."""
+        metadata = self.attributes.metadata_context.filter_metadata
+        if REQUEST_NAMESPACE not in metadata:
+            return None
+        fields = metadata[REQUEST_NAMESPACE].fields
+        for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+            if name in fields:
+                number = fields[name].number_value
+                if 0 < number <= 10**9 and number == int(number):
+                    return int(number)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

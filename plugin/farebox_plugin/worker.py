@@ -25,6 +25,7 @@ from farebox_plugin.directory import Directory
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.ext_proc import ExtProc
 from farebox_plugin.extension import Extensions
+from farebox_plugin.garbage import collect_seldom
 from farebox_plugin.link import Link, StoreFault
 from farebox_plugin.loader import Loader
 from farebox_plugin.observe import configure_logging
@@ -235,6 +236,7 @@ def main() -> None:
     parser.add_argument("--parent-fd", type=int, required=True)
     arguments = parser.parse_args()
     configure_logging()
+    collect_seldom()
     settings = load_settings(dict(os.environ))
     work = run(settings, arguments.listen, arguments.spool, arguments.keeper_socket, arguments.parent_fd)
     sys.exit(_run_loop(work))

@@ -122,7 +122,7 @@ def test_a_quota_problem_says_meter_limit_used_reset_and_where_to_upgrade() -> N
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_no_path_or_request_id_can_break_out_of_the_problem(path: str, request_id: str) -> None:
     http = AttributeContext.HttpRequest(path=path, headers={"x-request-id": request_id})
-    call = CALL._replace(http=http)
+    call = CALL._replace(attributes=AttributeContext(request=AttributeContext.Request(http=http)))
     response = CheckResponse.FromString(denied(call, Refusal("not_entitled", "no"), None, "", None))
     problem = json.loads(response.denied_response.body)
     assert (problem["instance"], problem.get("requestId", "")) == (path.partition("?")[0], request_id)

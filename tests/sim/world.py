@@ -42,7 +42,7 @@ POLICIES = (
     Policy("text", {"calls": 1, "tokens": "usage.totalTokens"}, reserve={"tokens": "5"}),
 )
 
-NOTHING = AttributeContext.HttpRequest()
+NOTHING = AttributeContext()
 
 
 def is_stormy(seed: int) -> bool:

@@ -278,6 +278,8 @@ class Books(RuleBasedStateMachine):
             with transaction(self.engine) as session:
                 self.ends = lifecycle.cancel(session, self.row(session), "immediate", self.now).active_to
         assert self.ends is not None
+        if len(self.tenures) > 1 and self.tenures[-1].start == self.ends:  # it ended before the change had any time
+            self.tenures.pop()
         self.tenures[-1].stop(self.ends, is_last=True)
         for _ in range(2):
             self.advance(hours=20 * 24)
