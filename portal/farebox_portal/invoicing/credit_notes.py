@@ -83,24 +83,38 @@ def give(session: Session, invoice: Invoice, wanted: CreditNoteInput, now: datet
     """Raises Conflict when the invoice was not issued or has nothing left, Invalid for more than a line has left."""
     lock(session, invoice)
     after(invoice.status, "credit")
-    before = invoice.status
     of = currency(invoice.currency)
     taken = [_taken(line, amount, of) for line, amount in _amounts(session, invoice, wanted, of) if amount]
-    amount_minor, tax_minor = sum(one.amount_minor for one in taken), sum(one.tax_minor for one in taken)
+    amount_minor = sum(one.amount_minor for one in taken)
     on_top = sum(one.tax_minor for one in taken if _has_tax_on_top(one.line))
     total_minor = amount_minor + on_top
     if total_minor <= 0:
         raise Conflict("Nothing is left of the invoice to take back.", code="nothing_to_credit")
-    number = len(notes_of(session, invoice)) + 1
     refunded = max(0, total_minor - max(0, invoice.outstanding_minor))
     if refunded > invoice.paid_minor - invoice.refunded_minor:
         raise Conflict("That is more than was paid and is still owed.", code="nothing_to_credit")
+    return _write(session, invoice, taken, total_minor, refunded, wanted.reason, now)
+
+
+def _write(
+    session: Session,
+    invoice: Invoice,
+    taken: Sequence[_Taken],
+    total_minor: int,
+    refunded: int,
+    reason: str,
+    now: datetime,
+) -> CreditNote:
+    before = invoice.status
+    of = currency(invoice.currency)
+    amount_minor, tax_minor = sum(one.amount_minor for one in taken), sum(one.tax_minor for one in taken)
+    number = len(notes_of(session, invoice)) + 1
     note = CreditNote(
         id=new_id(now),
         invoice_id=invoice.id,
         position=number,
         number=f"{invoice.number}-CN{number}",
-        reason=wanted.reason,
+        reason=reason,
         amount_minor=amount_minor,
         tax_minor=tax_minor,
         total_minor=total_minor,
@@ -123,6 +137,31 @@ def give(session: Session, invoice: Invoice, wanted: CreditNoteInput, now: datet
     audit.record(session, "invoice.credit", "invoice", invoice.id, now, before={"status": before}, after=said)
     session.flush()
     return note
+
+
+def adopt(session: Session, invoice: Invoice, total_minor: int, reason: str, now: datetime) -> CreditNote | None:
+    """What was given back outside becomes a note of ours: `total_minor` with all tax, spread over what is left of the
+    lines. None where nothing is left that could be given back.
+    """
+    lock(session, invoice)
+    lines = lines_of(session, invoice)
+    of = currency(invoice.currency)
+    left = [max(0, line.amount_minor - line.credited_minor) for line in lines]
+    whole = [_taken(line, amount, of) for line, amount in zip(lines, left, strict=True)]
+    on_top = [one.tax_minor if _has_tax_on_top(one.line) else 0 for one in whole]
+    total_minor = min(total_minor, sum(left) + sum(on_top), invoice.paid_minor - invoice.refunded_minor)
+    if total_minor <= 0:
+        return None
+    step = of.step_minor if total_minor % of.step_minor == 0 else 1
+    amount_minor, tax_minor = allocate(total_minor, [sum(left), sum(on_top)], step)
+    amounts = allocate(amount_minor, left, step) if amount_minor else [0] * len(lines)
+    taxes = allocate(tax_minor, on_top, step) if tax_minor else [0] * len(lines)
+    taken = [
+        _Taken(line, amount, tax if _has_tax_on_top(line) else _taken(line, amount, of).tax_minor)
+        for line, amount, tax in zip(lines, amounts, taxes, strict=True)
+        if amount or tax
+    ]
+    return _write(session, invoice, taken, total_minor, total_minor, reason, now)
 
 
 def notes_of(session: Session, invoice: Invoice) -> Sequence[CreditNote]:

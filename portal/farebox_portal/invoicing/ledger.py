@@ -8,6 +8,7 @@
     given back      revenue ← credit:ID
     paid            cash ← receivable                 refunded   receivable ← cash
     credit note     revenue ← receivable, tax ← receivable
+    disputed        disputed ← cash; won: back again; lost: loss ← disputed
     given up        loss ← receivable                 voided     everything about the invoice the other way round
 
 An entry's `source` names its occasion, and it is unique: nothing moves twice.

@@ -87,6 +87,7 @@ def new_paper(
         "currency": currency,
         "reasons": [],
         "is_rebilled": False,
+        "is_dispute_refused": False,
         "provider": "manual",
         "created_at": now,
     }

@@ -54,6 +54,13 @@ class LineTax(Output):
     reason: str | None = None
 
 
+class DisputeReference(Output):
+    """The payer's bank asks for what was paid. `isRefused`: no access because of it."""
+
+    status: Literal["inquiry", "open", "won", "lost"]
+    is_refused: bool
+
+
 class AutomaticTax(Output):
     """What came of having the provider work out the tax. `left_out`: it could not, `fault` says why."""
 
@@ -108,6 +115,7 @@ class InvoiceSummary(Output):
     amount_refunded: str
     amount_due: str
     automatic_tax: AutomaticTax | None = None
+    dispute: DisputeReference | None = None
     provider: ProviderReference
     created_at: Instant
     issued_at: Instant | None = None
@@ -207,6 +215,7 @@ def _summary(invoice: Invoice) -> dict[str, Any]:
         "amount_refunded": decimal_text(invoice.refunded_minor, of),
         "amount_due": decimal_text(due_minor, of),
         "automatic_tax": None if invoice.tax_status is None else _automatic_tax(invoice),
+        "dispute": None if invoice.dispute_status is None else _dispute(invoice),
         "provider": ProviderReference(name=invoice.provider, id=invoice.provider_id, url=invoice.provider_url),
         "created_at": invoice.created_at,
         "issued_at": invoice.issued_at,
@@ -244,6 +253,10 @@ def _tax(one: Mapping[str, Any], of: Currency) -> LineTax:
         jurisdiction=one.get("jurisdiction"),
         reason=one.get("reason"),
     )
+
+
+def _dispute(invoice: Invoice) -> DisputeReference:
+    return DisputeReference(status=invoice.dispute_status, is_refused=invoice.is_dispute_refused)  # type: ignore[arg-type]
 
 
 def _automatic_tax(invoice: Invoice) -> AutomaticTax:

@@ -3,7 +3,7 @@
     nothing was ever owed             not_required
     open, and not tried or not due    pending         passes; but the first fee is paid before the first request
     open, and a try failed, or overdue  failed        passes for the days of grace, counted from the first failure
-    given up                          uncollectible   refused
+    given up, or taken back by the payer's bank where that is to count   uncollectible   refused
     otherwise                         paid
 
 The instant of refusal lies ahead and is published with the rest, so it comes also while the portal is away. What takes
@@ -37,6 +37,7 @@ class Owed:
     is_first_fee: bool
     is_collected: bool  # by a provider: paid in a moment, or not
     failed_at: datetime | None
+    is_disputed: bool = False  # and refused because of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Standing:
 def standing(owed: Sequence[Owed], start: datetime, grace: timedelta) -> Standing:
     """The worst of the invoices decides. Pure; `start` is the subscription's."""
     statuses = {one.status for one in owed}
-    if "uncollectible" in statuses:
+    if "uncollectible" in statuses or any(one.is_disputed for one in owed):
         return Standing("uncollectible", start)
     unpaid = [one for one in owed if one.status in OPEN]
     never_paid = "paid" not in statuses
@@ -89,6 +90,7 @@ def _owed(session: Session, row: Subscription) -> list[Owed]:
             status="issued" if invoice.status == "held" else invoice.status,
             is_first_fee=invoice.kind == "start",
             is_collected=invoice.provider != "manual" or invoice.status == "held",
+            is_disputed=invoice.is_dispute_refused,
             failed_at=invoice.failed_at or (invoice.due_at if invoice.status == "overdue" else None),
         )
         for invoice in session.exec(issued)

@@ -66,6 +66,8 @@ class Invoice(SQLModel, table=True):
     provider: str = "manual"
     provider_id: str | None = None
     provider_url: str | None = None
+    dispute_status: str | None = None  # of what was paid: inquiry, open, won, lost
+    is_dispute_refused: bool = False  # no access because of it
     tax_status: str | None = None  # where the provider works it out: pending, complete, failed, left_out
     tax_fault: str | None = None
     created_at: datetime = Field(sa_type=UTCDateTime)

@@ -13,6 +13,8 @@ HORIZON = timedelta(days=92)
 class Terms:
     """`window`: how long after its end a period's usage is waited for. `due_after`: from the issue to the due date.
 
+    `refuses_disputed`: no access while a payment is disputed, nor after that was lost.
+
     `carries_small`: what is less than can be charged waits for the next invoice. `seller_*` stand on each invoice.
     """
 
@@ -20,6 +22,7 @@ class Terms:
     due_after: timedelta = timedelta(days=30)
     prefix: str = "INV-"
     carries_small: bool = True
+    refuses_disputed: bool = False
     seller_name: str = "Farebox"
     seller_address: str = ""
 
@@ -29,6 +32,7 @@ def terms_of(settings: Settings) -> Terms:
         window=timedelta(seconds=settings.invoice_collection_window_s),
         due_after=timedelta(days=settings.invoice_due_days),
         prefix=settings.invoice_prefix,
+        refuses_disputed=settings.disputed_access == "refuse",
         carries_small=settings.invoice_minimum == "carry",
         seller_name=settings.seller_name,
         seller_address=settings.seller_address,

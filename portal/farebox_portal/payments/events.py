@@ -14,9 +14,11 @@ from sqlmodel import Session, col, select
 from farebox_portal.db import insert_into, transaction
 from farebox_portal.documents import Instant, Output
 from farebox_portal.errors import Conflict, NotFound
+from farebox_portal.invoicing.terms import Terms
 from farebox_portal.payments.account import usable
 from farebox_portal.payments.checkout import advance_checkout
 from farebox_portal.payments.collect import wake
+from farebox_portal.payments.disputes import apply_dispute
 from farebox_portal.payments.gateway import (
     INSTANCE,
     INVOICE,
@@ -27,6 +29,7 @@ from farebox_portal.payments.gateway import (
     Unauthorized,
 )
 from farebox_portal.payments.payers import customer_of, refresh
+from farebox_portal.payments.refunds import apply_refunds
 from farebox_portal.payments.tables import Checkout, Collection, PaymentAccount, PaymentEvent
 
 log = structlog.get_logger(__name__)
@@ -93,7 +96,7 @@ def replay(session: Session, event_id: str, now: datetime) -> PaymentEvent:
     return row
 
 
-def apply_one(engine: Engine, gateway: Gateway, now: datetime) -> bool:
+def apply_one(engine: Engine, gateway: Gateway, now: datetime, terms: Terms) -> bool:
     """The next event that waits; whether there was one."""
     with transaction(engine, read_only=True) as session:
         account = usable(session, gateway)
@@ -102,7 +105,7 @@ def apply_one(engine: Engine, gateway: Gateway, now: datetime) -> bool:
     if event is None or account is None:
         return False
     try:
-        is_ours = _apply(engine, gateway, account, gateway.hint(event.body), now)
+        is_ours = _apply(engine, gateway, account, event.body, terms, now)
     except (Unauthorized, Lacking):
         raise  # no fault of the event; the job tries again
     except Exception as failure:
@@ -117,8 +120,9 @@ def apply_one(engine: Engine, gateway: Gateway, now: datetime) -> bool:
     return True
 
 
-def _apply(engine: Engine, gateway: Gateway, account: PaymentAccount, hint: Hint, now: datetime) -> bool:
+def _apply(engine: Engine, gateway: Gateway, account: PaymentAccount, body: bytes, terms: Terms, now: datetime) -> bool:
     """Look at what it is about. False: it is none of ours, as several installations may share an account."""
+    hint = gateway.hint(body)
     match hint.object_type:
         case "invoice":
             with transaction(engine) as session:
@@ -141,6 +145,10 @@ def _apply(engine: Engine, gateway: Gateway, account: PaymentAccount, hint: Hint
             is_left_now = hint.kind in ("setup_intent.succeeded", "payment_method.attached")
             refresh(engine, gateway, account, customer_id, now, prefers_latest=is_left_now)
             return True
+        case "dispute":
+            return apply_dispute(engine, gateway, body, terms, now)
+        case "charge":
+            return apply_refunds(engine, gateway, body, now)
         case _:
             return False
 

@@ -23,10 +23,11 @@ INSTANCE = "fb_instance"
 INVOICE = "fb_invoice_id"
 LINE = "fb_line_id"
 CUSTOMER = "fb_customer_id"
+CREDIT_NOTE = "fb_credit_note_id"
 
 Request = dict[str, Any]
 Step = Literal[
-    "customer", "method", "checkout", "invoice", "line", "finalize", "pay", "void", "delete", "uncollectible"
+    "customer", "method", "checkout", "invoice", "line", "finalize", "pay", "void", "delete", "uncollectible", "refund"
 ]
 RemoteStatus = Literal["draft", "open", "paid", "uncollectible", "void"]
 
@@ -206,6 +207,28 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteDispute:
+    """As an event told it. `payment`: which one. `is_inquiry`: the bank only asks, and has taken nothing."""
+
+    id: str
+    payment: str
+    amount_minor: int
+    currency: str
+    reason: str
+    is_inquiry: bool
+    outcome: Literal["won", "lost"] | None  # None: it is not decided
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRefunds:
+    """How much of a payment was given back in all, as an event told it."""
+
+    payment: str
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """What was made or changed, and where a person may see it."""
 
@@ -274,5 +297,19 @@ class Gateway(Protocol):
     def hint(self, body: bytes) -> Hint:
         """Reads what `is_genuine` let pass."""
         ...
+
+    def invoice_of(self, payment: str) -> str | None:
+        """The provider's invoice that this payment was for."""
+        ...
+
+    def refund_of(self, invoice: str, credit_note: str) -> str | None:
+        """The provider's credit note that was made for this one of ours."""
+        ...
+
+    def dispute(self, body: bytes) -> RemoteDispute | None:
+        """Reads what `is_genuine` let pass: the key may not ask for disputes, so an event has to be believed."""
+        ...
+
+    def refunds(self, body: bytes) -> RemoteRefunds | None: ...
 
     def is_genuine(self, body: bytes, signature: str, secrets: Sequence[str]) -> bool: ...

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import Field, StrictBool
 from sqlmodel import col, select
 from starlette.concurrency import run_in_threadpool
@@ -16,14 +16,17 @@ from farebox_portal.customers import accounts
 from farebox_portal.db import transaction
 from farebox_portal.documents import Input, Instant, JsonRoute, Name, Output
 from farebox_portal.errors import Conflict, FareboxError, Invalid, NotFound
+from farebox_portal.idempotency import OnceDep
 from farebox_portal.invoicing import actions, profiles
 from farebox_portal.invoicing.profile_document import Country, ProfileInput
+from farebox_portal.invoicing.show import InvoiceDocument
+from farebox_portal.invoicing.show import show as show_invoice
 from farebox_portal.pages import Listing, PageDep, listing
-from farebox_portal.payments import account, checkout, events, operations, replay
+from farebox_portal.payments import account, checkout, disputes, events, operations, refunds, replay
 from farebox_portal.payments.gateway import Gateway, GatewayFailure, Unauthorized
 from farebox_portal.payments.open import RETRIES_OF_REQUESTS, jobs_per_s, open_gateway
 from farebox_portal.payments.progress import ProgressDocument, progress
-from farebox_portal.payments.tables import Collection, Operation, Payer, PaymentEvent
+from farebox_portal.payments.tables import Collection, Operation, Payer, PaymentEvent, Refund
 from farebox_portal.problems import RESPONSES
 
 log = structlog.get_logger(__name__)
@@ -34,6 +37,7 @@ router = APIRouter(
 public = APIRouter(tags=["payments"])
 
 EventState = Literal["pending", "handled", "ignored", "dead"]
+RefundState = Literal["due", "done", "outside", "by_operator"]
 CollectionState = Literal["waiting", "failed", "action_required", "stopped", "done"]
 
 
@@ -197,6 +201,28 @@ def list_collections(
 def get_progress(session: ReadSessionDep, parts: PartsDep, clock: ClockDep) -> ProgressDocument:
     """How many invoices wait to be collected, how fast they are, and when the last of them will be."""
     return progress(session, clock.now(), jobs_per_s(parts.settings))
+
+
+@router.get("/payment-refunds", response_model_exclude_none=True)
+def list_refunds(
+    session: ReadSessionDep, page: PageDep, status: RefundState | None = None
+) -> Listing[refunds.RefundDocument]:
+    """What credit notes give back of what was paid by the provider. `by_operator`: make it in its dashboard."""
+    rows = select(Refund).order_by(col(Refund.created_at).desc(), col(Refund.credit_note_id))
+    if status is not None:
+        rows = rows.where(Refund.state == status)
+    return listing(session, rows, page, refunds.show)
+
+
+@router.post("/invoices/{id_or_number}/waive-dispute", response_model=InvoiceDocument)
+def waive_dispute(id_or_number: str, once: OnceDep) -> JSONResponse:
+    """Access in spite of a payment that is disputed or was lost by that (see FAREBOX_DISPUTED_ACCESS)."""
+
+    def produce() -> InvoiceDocument:
+        invoice = disputes.waive(once.session, actions.get(once.session, id_or_number), once.now)
+        return show_invoice(once.session, invoice)
+
+    return once.answer(200, produce)
 
 
 @router.post("/invoices/{id_or_number}/collect", response_model_exclude_none=True)

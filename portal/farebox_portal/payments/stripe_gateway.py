@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import stripe
 
 from farebox_portal.payments.gateway import (
+    CREDIT_NOTE,
     CUSTOMER,
     INSTANCE,
     INVOICE,
@@ -33,7 +34,9 @@ from farebox_portal.payments.gateway import (
     Rejected,
     RemoteCheckout,
     RemoteCustomer,
+    RemoteDispute,
     RemoteInvoice,
+    RemoteRefunds,
     RemoteTax,
     Request,
     Step,
@@ -54,7 +57,8 @@ EVENTS = (
     "setup_intent.succeeded", "checkout.session.completed", "checkout.session.expired", "invoice.finalized",
     "invoice.finalization_failed", "invoice.paid", "invoice.payment_failed", "invoice.payment_action_required",
     "invoice.marked_uncollectible", "invoice.voided", "payment_method.attached", "payment_method.detached",
-    "customer.updated", "customer.deleted",
+    "customer.updated", "customer.deleted", "charge.refunded", "charge.dispute.created", "charge.dispute.updated",
+    "charge.dispute.closed",
 )  # fmt: skip
 
 Answer = TypeVar("Answer")
@@ -113,6 +117,8 @@ class StripeGateway:
                 return self._done(lambda: v1.invoices.void_invoice(id_, {}, options))
             case "uncollectible":
                 return self._done(lambda: v1.invoices.mark_uncollectible(id_, {}, options))
+            case "refund":
+                return self._done(lambda: v1.credit_notes.create(params, options))
             case "delete":
                 return self._done(lambda: v1.invoices.delete(id_))
 
@@ -242,6 +248,35 @@ class StripeGateway:
     def remove_endpoint(self, id_: str) -> None:
         _call(lambda: self._v1.webhook_endpoints.delete(id_))
 
+    def invoice_of(self, payment: str) -> str | None:
+        given: Any = {"payment": {"type": "payment_intent", "payment_intent": payment}, "limit": 1}
+        rows = _call(lambda: self._v1.invoice_payments.list(given)).data
+        return _id_of(rows[0].invoice) if rows else None
+
+    def refund_of(self, invoice: str, credit_note: str) -> str | None:
+        page = _call(lambda: self._v1.credit_notes.list({"invoice": invoice, "limit": 100}))
+        rows = _call(lambda: list(page.auto_paging_iter()))
+        return next((row.id for row in rows if _metadata(row).get(CREDIT_NOTE) == credit_note), None)
+
+    def dispute(self, body: bytes) -> RemoteDispute | None:
+        thing = json.loads(body)["data"]["object"]
+        if thing.get("object") != "dispute" or not thing.get("payment_intent"):
+            return None
+        of = currency(thing["currency"].upper())
+        status = thing["status"]
+        outcome: Any = {"won": "won", "lost": "lost", "warning_closed": "won", "prevented": "won"}.get(status)
+        return RemoteDispute(
+            thing["id"], thing["payment_intent"], from_stripe(thing["amount"], of), of.code, thing["reason"],
+            status.startswith("warning_"), outcome,
+        )  # fmt: skip
+
+    def refunds(self, body: bytes) -> RemoteRefunds | None:
+        thing = json.loads(body)["data"]["object"]
+        if thing.get("object") != "charge" or not thing.get("payment_intent"):
+            return None
+        of = currency(thing["currency"].upper())
+        return RemoteRefunds(thing["payment_intent"], from_stripe(thing["amount_refunded"], of), of.code)
+
     def is_genuine(self, body: bytes, signature: str, secrets: Sequence[str]) -> bool:
         for secret in secrets:
             try:
@@ -316,6 +351,16 @@ def _params(step: Step, request: Request) -> dict[str, Any]:
                 "automatic_tax": {"enabled": request.get("is_taxed", False)},
                 "metadata": {INSTANCE: request["instance"], INVOICE: request["invoice"]},
             } | ({"description": request["description"]} if request.get("description") else {})
+        case "refund":
+            of = currency(request["currency"])
+            amount = to_stripe(request["amount_minor"], of)
+            return {
+                "invoice": request["id"],
+                "amount": amount,
+                "refund_amount": amount,
+                "memo": request["reason"],
+                "metadata": {INSTANCE: request["instance"], CREDIT_NOTE: request["credit_note"]},
+            }
         case "line":
             of = currency(request["currency"])
             return {

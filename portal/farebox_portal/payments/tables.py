@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, Index, LargeBinary
+from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary
 from sqlmodel import Field, SQLModel
 
 from farebox_portal.db import UTCDateTime
@@ -84,6 +84,38 @@ class Collection(SQLModel, table=True):
     tries: int = 0
     troubles: int = 0
     fault: str | None = None
+    refunded_minor: int = Field(default=0, sa_type=BigInteger)  # by the provider in all, as it said
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class Dispute(SQLModel, table=True):
+    """The payer's bank asks for the money back, or asks about it. `status`: see disputes.py."""
+
+    __tablename__ = "payment_disputes"
+
+    id: str = Field(primary_key=True)
+    invoice_id: str = Field(foreign_key="invoices.id", index=True)
+    status: str
+    reason: str
+    amount_minor: int = Field(sa_type=BigInteger)
+    opened_at: datetime = Field(sa_type=UTCDateTime)
+    updated_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class Refund(SQLModel, table=True):
+    """Money that goes back to the payer, because of a credit note. `state`: see refunds.py."""
+
+    __tablename__ = "payment_refunds"
+
+    credit_note_id: str = Field(primary_key=True, foreign_key="credit_notes.id")
+    invoice_id: str = Field(foreign_key="invoices.id", index=True)
+    amount_minor: int = Field(sa_type=BigInteger)
+    state: str
+    provider_id: str | None = None
+    fault: str | None = None
+    troubles: int = 0
+    look_at: datetime | None = Field(default=None, sa_type=UTCDateTime, index=True)
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
 

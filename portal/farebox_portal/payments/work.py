@@ -17,6 +17,7 @@ from farebox_portal.payments.gateway import Gateway, GatewayFailure
 from farebox_portal.payments.open import RETRIES_OF_JOBS, jobs_per_s, open_gateway
 from farebox_portal.payments.payers import refresh
 from farebox_portal.payments.progress import progress
+from farebox_portal.payments.refunds import refund_due
 from farebox_portal.payments.tax import unsupported
 from farebox_portal.settings import Settings
 
@@ -49,7 +50,7 @@ class Till:
         return collect.collect_due(collect.Desk(self.engine, self.gateway, self.terms), now)
 
     def apply_event(self, now: datetime) -> bool:
-        return events.apply_one(self.engine, self.gateway, now)
+        return events.apply_one(self.engine, self.gateway, now, self.terms)
 
     def look_at_checkout(self, now: datetime) -> bool:
         with transaction(self.engine, read_only=True) as session:
@@ -71,6 +72,9 @@ class Till:
             found = progress(session, now, self.per_s)
         if found.waiting > WORTH_TELLING:
             log.info("collecting", **found.wire())
+
+    def refund(self, now: datetime) -> bool:
+        return refund_due(self.engine, self.gateway, now)
 
     def look_at_taxes(self, now: datetime) -> bool:
         """Where tax is enforced: whether it can be worked out by now for those for whom it could not."""

@@ -174,10 +174,10 @@ _NEW: dict[str, Shape] = {
 _FILTER: dict[str, Shape] = {"created": Range(), "customer": Text(), "invoice": Text()}
 
 OPERATIONS = (
-    Operation("GET", "/v1/credit_notes/preview", "invoice_read", _preview, _NEW),
-    Operation("POST", "/v1/credit_notes", "invoice_write", _create, _NEW),
-    Operation("GET", "/v1/credit_notes", "invoice_read", _list, PAGE | _FILTER),
-    Operation("GET", "/v1/credit_notes/{id}", "invoice_read", _retrieve),
-    Operation("GET", "/v1/credit_notes/{id}/lines", "invoice_read", _lines, PAGE),
-    Operation("POST", "/v1/credit_notes/{id}/void", "invoice_write", _void),
+    Operation("GET", "/v1/credit_notes/preview", "credit_note_read", _preview, _NEW),
+    Operation("POST", "/v1/credit_notes", "credit_note_write", _create, _NEW),
+    Operation("GET", "/v1/credit_notes", "credit_note_read", _list, PAGE | _FILTER),
+    Operation("GET", "/v1/credit_notes/{id}", "credit_note_read", _retrieve),
+    Operation("GET", "/v1/credit_notes/{id}/lines", "credit_note_read", _lines, PAGE),
+    Operation("POST", "/v1/credit_notes/{id}/void", "credit_note_write", _void),
 )
