@@ -21,6 +21,7 @@ from farebox_portal.payments.purchase import preview_change
 from farebox_portal.payments.purchase import router as purchases
 from farebox_portal.payments.routes import public as paying
 from farebox_portal.payments.routes import router as payments
+from farebox_portal.prepaid.routes import router as prepaid
 from farebox_portal.quotes.routes import router as quotes
 from farebox_portal.request_log import RequestLog
 from farebox_portal.settings import Settings
@@ -67,6 +68,7 @@ def create_app(settings: Settings, engine: Engine, clock: Clock) -> FastAPI:
         invoices,
         payments,
         billing_profiles,
+        prepaid,
     ):
         app.include_router(router, dependencies=[audit.NotesCaller])
     for router in (health.router, usage, quotes, entitlements, audit.router, purchases, paying):

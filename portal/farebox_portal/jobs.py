@@ -20,6 +20,8 @@ from farebox_portal.invoicing.actions import mark_overdue
 from farebox_portal.invoicing.close import close_slice
 from farebox_portal.invoicing.terms import terms_of
 from farebox_portal.payments.work import COLLECTORS, Till
+from farebox_portal.prepaid.booking import book_slice
+from farebox_portal.prepaid.recharge import recharge_slice
 from farebox_portal.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -114,6 +116,8 @@ def _publish_and_invoice(engine: Engine, clock: Clock, settings: Settings, stop:
     invoicing = [
         Job("close_invoices", 1.0, lambda: close_slice(engine, clock.now(), terms)),
         Job("mark_overdue", 60.0, lambda: _mark_overdue(engine, clock)),
+        Job("recharge", 0.5, lambda: recharge_slice(engine, settings, clock.now())),
+        Job("book_credit", 1.0, lambda: book_slice(engine, clock.now())),
     ]
     if settings.redis_url is None:
         run_until(stop, invoicing)

@@ -10,6 +10,8 @@ from farebox_portal.catalog import configuration, features, meters, plans, polic
 from farebox_portal.catalog.tables import Feature, Meter, Plan, Policy
 from farebox_portal.customers import accounts
 from farebox_portal.customers.tables import Customer
+from farebox_portal.prepaid import credits
+from farebox_portal.pricing.period import LASTING
 from farebox_portal.settings import Settings
 from farebox_portal.subscriptions import keys, lifecycle
 from farebox_portal.subscriptions.tables import Subscription
@@ -59,6 +61,10 @@ POLICIES: list[Document] = [
     {"key": "bytes", "meters": {"egress_bytes": "response.bytes"}},
     {"key": "premium", "meters": {"api_requests": 1}, "requiredEntitlements": ["premium"]},
 ]
+
+
+WELCOME: Document = {"units": 5_000, "featureKey": "api_requests", "name": "Welcome"}
+"""What is in the wallet of the customer on the plan `credits`."""
 
 
 def _usage(key: str, name: str, units: int, *, soft: bool = False, price: str = "", period: str = "P1M") -> Document:
@@ -150,9 +156,9 @@ PLANS: list[Document] = [
     _plan(
         "credits",
         "Credits",
-        "5 000 requests, paid ahead, to be used within a year.",
+        "Requests paid ahead: the first 5 000 are on us, 1 000 more are $10. Nothing left, nothing passes.",
         [
-            _usage("api_requests", "API requests", 5_000, period="P1Y"),
+            _usage("api_requests", "API requests", 0, period=LASTING),
             _TRANSFER,
             _usage("input_tokens", "Input tokens", 200_000, period="P1Y"),
             _usage("output_tokens", "Output tokens", 200_000, period="P1Y"),
@@ -219,4 +225,6 @@ def _seed_customer(session: Session, settings: Settings, plan: str, name: str, n
     order = lifecycle.SubscriptionInput.model_validate({"plan": {"key": plan}, "customerKey": plan})
     subscription = lifecycle.create(session, order, now)
     issued = keys.issue(session, subscription, keys.KeyInput(), settings, now)
+    if plan == "credits":
+        credits.grant(session, customer, credits.CreditInput.model_validate(WELCOME), now)
     return SeededCustomer(email, customer.id, subscription.id, issued.key)

@@ -11,9 +11,10 @@ from farebox_portal.payments import tables as payments
 from farebox_portal.subscriptions import tables as subscriptions
 from farebox_portal.usage import grant_rows
 from farebox_portal.usage import tables as usage
+from farebox_portal.wallet import tables as wallet
 
 MODULES = (
-    *(catalog, customers, subscriptions, usage, grant_rows, invoicing, payments, entitlements),
+    *(catalog, customers, subscriptions, usage, grant_rows, wallet, invoicing, payments, entitlements),
     *(idempotency, audit, testclock),
 )
 metadata = SQLModel.metadata

@@ -26,7 +26,7 @@ from farebox_portal.catalog.price_document import Commitments, Discounts, Price,
 from farebox_portal.checking import DocumentedAs
 from farebox_portal.documents import Input, Instant, Key, Name, Output, Text, Whole, parse_json
 from farebox_portal.durations import parse_duration
-from farebox_portal.pricing.period import CADENCES
+from farebox_portal.pricing.period import CADENCES, LASTING
 
 UNITS_MAX = (1 << 53) - 1
 PHASES_MAX = 20
@@ -47,6 +47,12 @@ _OURS = frozenset(
 def _check_cadence(text: str) -> str:
     if text not in CADENCES:
         raise ValueError(f"must be one of {', '.join(CADENCES)}")
+    return text
+
+
+def _check_usage_period(text: str) -> str:
+    if text not in (*CADENCES, LASTING):
+        raise ValueError(f"must be one of {', '.join(CADENCES)}; or {LASTING}: it is never reset")
     return text
 
 
@@ -99,6 +105,7 @@ def _check_nesting(metadata: Any) -> Any:
 
 Metadata = Annotated[documents.Metadata, BeforeValidator(_check_nesting)]
 Cadence = Annotated[str, AfterValidator(_check_cadence)]
+UsagePeriod = Annotated[str, AfterValidator(_check_usage_period)]
 Currency = Annotated[str, AfterValidator(check_currency)]
 Units = Annotated[Whole, Field(ge=0, le=UNITS_MAX)]
 
@@ -112,7 +119,7 @@ class Metered(Input):
     issue_after_reset: Units | None = None
     issue_after_reset_priority: Annotated[Whole, Field(ge=1, le=255)] | None = None
     is_soft_limit: StrictBool = False
-    usage_period: Cadence | None = None
+    usage_period: UsagePeriod | None = None
     preserve_overage_at_reset: StrictBool = False
     metadata: Metadata | None = None
 

@@ -20,8 +20,8 @@ from farebox_portal.payments.tables import Payer, PaymentAccount
 from farebox_portal.settings import Settings
 
 CARD = "4242424242424242"
-CARD_HOLDERS = frozenset({"pro", "ai"})
-"""Keys of the seeded customers whose plan costs something."""
+CARD_HOLDERS = frozenset({"pro", "ai", "credits"})
+"""Keys of the seeded customers whose plan costs something, or who pay ahead."""
 
 
 def take_payments(engine: Engine, settings: Settings, now: datetime) -> None:

@@ -20,11 +20,13 @@ from farebox_portal.invoicing.compose import NOTHING
 from farebox_portal.invoicing.paper import read_paper
 from farebox_portal.invoicing.status import after
 from farebox_portal.invoicing.steps import Kind, Step
-from farebox_portal.invoicing.tables import CreditRow, Invoice, InvoiceLine
+from farebox_portal.invoicing.tables import TOP_UP, CreditRow, Invoice, InvoiceLine
 from farebox_portal.invoicing.terms import Terms
 from farebox_portal.invoicing.write import Work, write
 from farebox_portal.pricing.period import Period
 from farebox_portal.subscriptions.tables import AT_ONCE, Redemption, Subscription
+from farebox_portal.wallet import purchases
+from farebox_portal.wallet.purse import restore
 
 
 def get(session: Session, id_or_number: str) -> Invoice:
@@ -97,11 +99,13 @@ def pay(session: Session, invoice: Invoice, terms: Terms, now: datetime, referen
     occasion = _occasion(invoice, f"pay@{invoice.paid_minor}", now)
     rows = occasion.move(invoice.outstanding_minor, to="cash", from_=owed)
     if before == "uncollectible":
-        rows += occasion.move(invoice.outstanding_minor, to=owed, from_="loss")
+        rows += occasion.move(invoice.outstanding_minor, to=owed, from_=_lost_as(session, invoice))
     ledger.put(session, rows)
     invoice.paid_minor += invoice.outstanding_minor
     invoice.paid_at = now
     stepped(session, "pay", invoice, before, now, {"reference": reference} if reference else {})
+    if invoice.kind == TOP_UP:
+        purchases.deliver(session, invoice.id, invoice.total_minor - invoice.tax_minor, now)
     _give_back(session, invoice, terms, now)
     return invoice
 
@@ -128,7 +132,7 @@ def mark_uncollectible(session: Session, invoice: Invoice, now: datetime) -> Inv
     invoice.status = after(before, "mark_uncollectible")
     owed = ledger.receivable(invoice.customer_id)
     occasion = _occasion(invoice, f"uncollectible@{invoice.credited_minor}", now)
-    ledger.put(session, occasion.move(invoice.outstanding_minor, to="loss", from_=owed))
+    ledger.put(session, occasion.move(invoice.outstanding_minor, to=_lost_as(session, invoice), from_=owed))
     invoice.uncollectible_at = now
     return stepped(session, "mark_uncollectible", invoice, before, now)
 
@@ -142,6 +146,8 @@ def void(session: Session, invoice: Invoice, terms: Terms, now: datetime, *, reb
     lock(session, invoice)
     before = invoice.status
     invoice.status = after(before, "void")
+    if rebill and invoice.kind == TOP_UP:
+        raise Conflict("Credit is not bought again by itself; order another top-up.", code="invoice_is_top_up")
     if rebill:
         _require_recent(session, invoice, terms, now)
     ledger.put(session, ledger.reversed_entries(session, invoice, _occasion(invoice, "void", now)))
@@ -233,9 +239,12 @@ def _restore_credits(session: Session, invoice: Invoice, terms: Terms, now: date
                 spent[line.charge_key] += kept
                 used[one["source"]] += one["amountMinor"] - kept
     for credit_id, amount_minor in used.items():
-        credit = session.get_one(CreditRow, credit_id)
-        credit.left_minor += amount_minor
-        session.add(credit)
+        credit = session.get(CreditRow, credit_id)
+        if credit is not None:
+            credit.left_minor += amount_minor
+            session.add(credit)
+        else:
+            restore(session, credit_id, amount_minor, now)
     session.flush()
 
 
@@ -247,6 +256,11 @@ def _restore_coupon(session: Session, invoice: Invoice) -> None:
         used.used_on, used.is_standing = None, True
         session.add(used)
         session.flush()
+
+
+def _lost_as(session: Session, invoice: Invoice) -> str:
+    """The account that bears what is not paid. Credit that was not paid for never came to be: nothing is lost."""
+    return ledger.credit_account(purchases.lot_of(session, invoice.id)) if invoice.kind == TOP_UP else "loss"
 
 
 def _occasion(invoice: Invoice, what: str, now: datetime) -> ledger.Occasion:

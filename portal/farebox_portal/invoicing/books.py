@@ -34,6 +34,7 @@ from farebox_portal.subscriptions.rows import read_lives, read_plans
 from farebox_portal.subscriptions.stretches import Stretch, stretch_at, stretches
 from farebox_portal.subscriptions.tables import AT_ONCE, Redemption, SegmentRow, Subscription
 from farebox_portal.usage.access import used_share
+from farebox_portal.wallet.purse import Purse, read_purses
 
 _MICROSECOND = datetime.resolution
 
@@ -66,6 +67,7 @@ class Book:
     draft: Paper | None = None
     billed: dict[str, Billed] = field(default_factory=dict)
     credits: list[Credit] = field(default_factory=list)
+    purse: Purse = field(default_factory=Purse)  # what was paid ahead; all books of a customer have the same
     history: list[int] = field(default_factory=list)  # totals of periods before, the last first
     coupons: list[RedeemedCoupon] = field(default_factory=list)
     closed: set[tuple[str, datetime]] = field(default_factory=set)  # (kind, start of the period) of what is not void
@@ -131,6 +133,7 @@ def read_books(
     history = _read_history(session, ids)
     redeemed = _read_coupons(session, ids)
     profile = profiles.default(session)
+    purses = read_purses(session, owners, now)
     for book in books:
         id_ = book.subscription.id
         book.billed = billed[id_]
@@ -139,6 +142,7 @@ def read_books(
         book.tax_mode = profiles.tax_mode_for(profile, book.customer, book.currency)
         book.sequence, book.history, book.closed = history[id_]
         _take_credits(book, granted[id_])
+        book.purse = purses.setdefault((book.customer.id, book.currency), Purse())
     return books
 
 

@@ -244,7 +244,8 @@ def _issue(book: Book, draft: Paper, step: Step, work: Work, *, whatever_it_is: 
         rows = [entry.columns for entry in draft.entries]
         return [to.applies_to(book.plan_keys[row["plan_id"]], row["feature_key"]) for row in rows]
 
-    bill = adjusted([entry.line for entry in draft.entries], book.credits, by, applies, of)
+    credits_ = [*book.credits, *book.purse.credits]
+    bill = adjusted([entry.line for entry in draft.entries], credits_, by, applies, of)
     is_last = step.kind in ("final", "late")
     if is_last:  # also where nothing is added any more to what was carried until now
         _name(book, draft, step)
@@ -286,7 +287,7 @@ def _doubts(book: Book, draft: Paper) -> list[str]:
     found = doubts(draft.columns["total_minor"], currencies, book.history, least)
     try:
         check_paper(draft)
-        check_credits(credit.amount_minor for credit in book.credits)
+        check_credits(credit.amount_minor for credit in (*book.credits, *book.purse.credits))
     except MoneyFault as fault:
         log.error("money_fault", invoice=draft.columns["id"], rule=str(fault))
         found.append("arithmetic")
@@ -294,10 +295,15 @@ def _doubts(book: Book, draft: Paper) -> list[str]:
 
 
 def _use_credits(book: Book, draft: Paper, bill: Bill, work: Work) -> None:
-    for before, left in zip(book.credits, bill.credits_left, strict=True):
-        if before.amount_minor != left.amount_minor:
-            work.credits_left[left.id] = left.amount_minor
-    book.credits = [credit for credit in bill.credits_left if credit.amount_minor]
+    """First what was given back, then what was paid ahead."""
+    own = len(book.credits)
+    for credits_, left, noted in (
+        (book.credits, bill.credits_left[:own], work.credits_left),
+        (book.purse.credits, bill.credits_left[own:], work.lots_left),
+    ):
+        changed = [after for before, after in zip(credits_, left, strict=True) if before != after]
+        noted |= {credit.id: credit.amount_minor for credit in changed}
+        credits_[:] = [credit for credit in left if credit.amount_minor]
 
 
 def _note_settled(book: Book, paper: Paper) -> None:

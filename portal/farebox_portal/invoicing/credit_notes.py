@@ -23,8 +23,9 @@ from farebox_portal.ids import new_id
 from farebox_portal.invoicing import ledger
 from farebox_portal.invoicing.actions import lines_of, lock
 from farebox_portal.invoicing.status import after
-from farebox_portal.invoicing.tables import CreditNote, Invoice, InvoiceLine
+from farebox_portal.invoicing.tables import TOP_UP, CreditNote, Invoice, InvoiceLine
 from farebox_portal.pricing.money import Currency, allocate, currency, decimal_text, share_of, to_minor
+from farebox_portal.wallet import purchases
 
 Amount = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,3})?$", examples=["8.70"])]
 
@@ -79,8 +80,15 @@ class _Taken:
     tax_minor: int
 
 
-def give(session: Session, invoice: Invoice, wanted: CreditNoteInput, now: datetime) -> CreditNote:
-    """Raises Conflict when the invoice was not issued or has nothing left, Invalid for more than a line has left."""
+def give(
+    session: Session, invoice: Invoice, wanted: CreditNoteInput, now: datetime, *, is_by_lot: bool = False
+) -> CreditNote:
+    """Raises Conflict when the invoice was not issued or has nothing left, Invalid for more than a line has left.
+
+    `is_by_lot`: the credit that it bought was voided before, so that nobody uses it and has the money too.
+    """
+    if invoice.kind == TOP_UP and not is_by_lot:
+        raise Conflict("The credit that it bought is in use; void that with `refund`.", code="invoice_is_top_up")
     lock(session, invoice)
     after(invoice.status, "credit")
     of = currency(invoice.currency)
@@ -202,7 +210,7 @@ def _amounts(
     left = {id_: max(0, line.amount_minor - line.credited_minor) for id_, line in lines.items()}
     if wanted.lines is None:
         assert wanted.amount is not None
-        asked = _minor(wanted.amount, of, "/amount")
+        asked = minor_of(wanted.amount, of, "/amount")
         if asked > sum(left.values()):
             raise Invalid([{"pointer": "/amount", "detail": f"only {decimal_text(sum(left.values()), of)} is left"}])
         if not asked:
@@ -216,7 +224,7 @@ def _amounts(
             faults.append({"pointer": f"/lines/{place}/lineId", "detail": "the invoice has no such line"})
             continue
         rest = left[one.line_id] - found[one.line_id]
-        amount = rest if one.amount is None else _minor(one.amount, of, f"/lines/{place}/amount")
+        amount = rest if one.amount is None else minor_of(one.amount, of, f"/lines/{place}/amount")
         if amount > rest:
             detail = f"only {decimal_text(rest, of)} of the line is left"
             faults.append({"pointer": f"/lines/{place}/amount", "detail": detail})
@@ -226,7 +234,7 @@ def _amounts(
     return [(lines[id_], amount) for id_, amount in found.items()]
 
 
-def _minor(amount: str, of: Currency, pointer: str) -> int:
+def minor_of(amount: str, of: Currency, pointer: str) -> int:
     """Raises Invalid for an amount finer than the currency is."""
     minor = to_minor(Decimal(amount), of)
     if Decimal(amount) != Decimal(decimal_text(minor, of)):
@@ -257,7 +265,12 @@ def _move(
         f"{note.id}:credit-note", invoice.currency, invoice.customer_id, invoice.subscription_id, invoice.id, now
     )
     owed = ledger.receivable(invoice.customer_id)
-    rows = occasion.move(total_minor - tax_minor, to="revenue", from_=owed)
+    net_minor, of_credit = total_minor - tax_minor, 0
+    rows: list[ledger.Row] = []
+    if invoice.kind == TOP_UP:  # what of the credit is used already was earned
+        of_credit = purchases.take_back(session, invoice.id, net_minor, now)
+        rows += occasion.move(of_credit, to=ledger.credit_account(purchases.lot_of(session, invoice.id)), from_=owed)
+    rows += occasion.move(net_minor - of_credit, to="revenue", from_=owed)
     rows += occasion.move(tax_minor, to="tax", from_=owed)
     rows += occasion.move(note.refunded_minor, to=owed, from_="cash")
     if invoice.status == "uncollectible":

@@ -1,14 +1,17 @@
 """Money that moves, in double entry: each entry takes an amount from one account and gives it to another.
 
     receivable:CUSTOMER   what a customer owes us
-    credit:ID             what was given back and not used yet
+    credit:ID             what was given back, paid ahead or granted, and not used yet
     revenue, tax, cash, loss
+    promotion             credit that was granted for nothing      breakage   credit that was paid for and lapsed
 
     issued          receivable ← revenue, receivable ← tax; credit:ID ← revenue for what a credit paid
     given back      revenue ← credit:ID
     paid            cash ← receivable                 refunded   receivable ← cash
     credit note     revenue ← receivable, tax ← receivable
     disputed        disputed ← cash; won: back again; lost: loss ← disputed
+    granted         promotion ← credit:ID             bought     receivable ← credit:ID
+    lapsed          credit:ID ← promotion, breakage   used up    credit:ID ← revenue, for units
     given up        loss ← receivable                 voided     everything about the invoice the other way round
 
 An entry's `source` names its occasion, and it is unique: nothing moves twice.
@@ -65,10 +68,16 @@ def credit_account(credit_id: str) -> str:
     return f"credit:{credit_id}"
 
 
-def issued(occasion: Occasion, total_minor: int, tax_minor: int, used: Iterable[tuple[str, int]]) -> list[Row]:
-    """`used`: (credit, amount) for each credit that paid a part."""
+def issued(
+    occasion: Occasion,
+    total_minor: int,
+    tax_minor: int,
+    used: Iterable[tuple[str, int]],
+    sold_as: str = "revenue",
+) -> list[Row]:
+    """`used`: (credit, amount) for each credit that paid a part. `sold_as`: the account of what was sold."""
     owed = receivable(occasion.customer_id)
-    rows = occasion.move(total_minor - tax_minor, to=owed, from_="revenue")
+    rows = occasion.move(total_minor - tax_minor, to=owed, from_=sold_as)
     rows += occasion.move(tax_minor, to=owed, from_="tax")
     for credit_id, amount_minor in used:
         rows += occasion.move(amount_minor, to=credit_account(credit_id), from_="revenue")

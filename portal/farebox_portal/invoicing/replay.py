@@ -106,7 +106,9 @@ def _made_together(line: InvoiceLine) -> tuple[str, object]:
 
 
 def _again(session: Session, invoice: Invoice, lines: Sequence[InvoiceLine], of: Currency) -> list[Columns]:
-    """The lines of one charge that were made together, rated anew."""
+    """The lines of one charge that were made together, rated anew. Bought credit costs what was said."""
+    if lines[0].kind == "credits":
+        return [line.model_dump() for line in lines]
     card = _card(session, lines[0])
     before = _before(session, invoice, lines[0])
     if lines[0].metered is None:

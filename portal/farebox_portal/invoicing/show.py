@@ -100,7 +100,7 @@ class InvoiceSummary(Output):
 
     id: str
     number: str | None = None
-    kind: Kind
+    kind: Kind | Literal["top_up"]
     status: Status
     reasons: list[HeldReason] | None = None
     subscription_id: str

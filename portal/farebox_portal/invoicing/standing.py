@@ -23,7 +23,7 @@ from farebox_portal.customers import accounts
 from farebox_portal.customers.tables import Customer
 from farebox_portal.invoicing.minimum import minimum_minor
 from farebox_portal.invoicing.status import OPEN
-from farebox_portal.invoicing.tables import Invoice
+from farebox_portal.invoicing.tables import TOP_UP, Invoice
 from farebox_portal.pricing.money import currency
 from farebox_portal.subscriptions.rows import read_life
 from farebox_portal.subscriptions.tables import Subscription
@@ -83,6 +83,8 @@ def tell(session: Session, subscription_id: str) -> None:
 def _owed(session: Session, row: Subscription) -> list[Owed]:
     is_known = or_(col(Invoice.issued_at).is_not(None), col(Invoice.tax_status).is_not(None))
     issued = select(Invoice).where(Invoice.subscription_id == row.id, is_known)
+    # Credit that is not paid for is not there, so nothing is owed for it.
+    issued = issued.where(or_(Invoice.kind != TOP_UP, col(Invoice.is_dispute_refused)))
     least = minimum_minor
     return [
         Owed(

@@ -9,11 +9,15 @@ from sqlmodel import Field, SQLModel
 
 from farebox_portal.db import DecimalText, UTCDateTime
 
+TOP_UP = "top_up"
+"""The kind of an invoice by which credit is bought. It is for no period, and nobody's access depends on it."""
+
 
 class Invoice(SQLModel, table=True):
     """What one subscription owes for what came due up to `closes_at`. `status`: see `status.py`.
 
-    `sequence` counts a subscription's invoices, `number` those of the installation that were issued. While it is a
+    `sequence` counts a subscription's invoices, those of kind TOP_UP apart and downwards from -1, as no other refers to
+    them; `number` those of the installation that were issued. While it is a
     draft, lines are added to it; after that only its status and what was paid and credited change. Its `document` is
     what was issued, to the byte; `sha256` is the document's.
 

@@ -16,11 +16,13 @@ from farebox_portal.invoicing.document import canonical, document, sha256
 from farebox_portal.invoicing.minimum import minimum_minor
 from farebox_portal.invoicing.paper import Columns, Paper
 from farebox_portal.invoicing.status import after
-from farebox_portal.invoicing.tables import CreditRow, Invoice, InvoiceLine, InvoiceNumber, LedgerEntry
+from farebox_portal.invoicing.tables import TOP_UP, CreditRow, Invoice, InvoiceLine, InvoiceNumber, LedgerEntry
 from farebox_portal.invoicing.terms import Terms
 from farebox_portal.pricing.money import currency
 from farebox_portal.subscriptions.coupons import note_use
 from farebox_portal.subscriptions.tables import Subscription
+from farebox_portal.wallet.purchases import lot_of
+from farebox_portal.wallet.tables import CreditLot
 
 _NUMBERS = "invoice"
 
@@ -35,6 +37,7 @@ class Work:
     issued: list[tuple[Paper, Customer]] = field(default_factory=list)
     credits: list[Columns] = field(default_factory=list)
     credits_left: dict[str, int] = field(default_factory=dict)
+    lots_left: dict[str, int] = field(default_factory=dict)
     coupons_used: list[tuple[str, str, str]] = field(default_factory=list)  # (subscription, coupon, invoice)
     entries: list[ledger.Row] = field(default_factory=list)
     looked: list[Columns] = field(default_factory=list)
@@ -65,7 +68,7 @@ def write(session: Session, work: Work) -> None:
     seller = profiles.seller(profile, work.terms.seller_name, work.terms.seller_address)
     for paper, customer in work.issued:
         _make_document(paper, customer, seller)
-        work.entries += _issue_entries(paper, work)
+        work.entries += _issue_entries(session, paper, work)
     session.flush()
     _write_papers(session, list(work.papers.values()))
     _write_credits(session, work)
@@ -87,6 +90,7 @@ def _tell_owed(session: Session, work: Work) -> None:
         paper.columns["subscription_id"]
         for paper, _ in work.issued
         if paper.columns["status"] == "issued"
+        and paper.columns["kind"] != TOP_UP
         and paper.columns["total_minor"] >= minimum_minor(currency(paper.columns["currency"]))
     ]
     settled = col(Subscription.payment_status).in_(("paid", "not_required"))
@@ -115,7 +119,7 @@ def _make_document(paper: Paper, customer: Customer, seller: Mapping[str, str]) 
     paper.columns |= {"document": text, "sha256": sha256(text)}
 
 
-def _issue_entries(paper: Paper, work: Work) -> list[ledger.Row]:
+def _issue_entries(session: Session, paper: Paper, work: Work) -> list[ledger.Row]:
     columns = paper.columns
     occasion = ledger.Occasion(
         f"{columns['id']}:issue",
@@ -125,7 +129,11 @@ def _issue_entries(paper: Paper, work: Work) -> list[ledger.Row]:
         columns["id"],
         work.now,
     )
-    rows = ledger.issued(occasion, columns["total_minor"], columns["tax_minor"], credits_used(paper).items())
+    used = credits_used(paper).items()
+    sold_as = "revenue"
+    if columns["kind"] == TOP_UP:
+        sold_as = ledger.credit_account(lot_of(session, columns["id"]))
+    rows = ledger.issued(occasion, columns["total_minor"], columns["tax_minor"], used, sold_as)
     if columns["total_minor"] < 0:
         rows += _below_zero(paper, occasion, work)
     return rows
@@ -184,6 +192,11 @@ def _write_credits(session: Session, work: Work) -> None:
         left = [{"row": id_, "left": left_minor} for id_, left_minor in work.credits_left.items()]
         changed = update(CreditRow).where(col(CreditRow.id) == bindparam("row"))
         session.connection().execute(changed.values(left_minor=bindparam("left")), left)
+    if work.lots_left:
+        left = [{"row": id_, "left": left_minor} for id_, left_minor in work.lots_left.items()]
+        spent = col(CreditLot.value_minor) - col(CreditLot.lapsed_minor) - bindparam("left")
+        taken = update(CreditLot).where(col(CreditLot.id) == bindparam("row")).values(spent_minor=spent)
+        session.connection().execute(taken, left)
 
 
 def _insert(session: Session, table: type[SQLModel], rows: Sequence[Columns]) -> None:

@@ -9,7 +9,7 @@ from farebox_portal.pricing.money import EXACT
 ZERO = Decimal(0)
 ONE = Decimal(1)
 
-Kind = Literal["fee", "usage", "minimum"]
+Kind = Literal["fee", "usage", "minimum", "credits"]
 
 
 @dataclass(frozen=True, slots=True)

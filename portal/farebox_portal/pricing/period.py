@@ -12,6 +12,8 @@ _HOURS = {"PT1H": 1, "P1D": 24, "P1W": 24 * 7, "P2W": 24 * 14, "P4W": 24 * 28}
 _MONTHS = {"P1M": 1, "P3M": 3, "P6M": 6, "P12M": 12, "P1Y": 12}
 CADENCES = (*_HOURS, *_MONTHS)
 """The ISO 8601 durations that something may be billed by or reset by."""
+LASTING = "P100Y"
+"""What a quota that never comes anew is reset by: prepaid units, of which no reset takes any."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Period:
 
 
 def boundary(anchor: datetime, cadence: str, n: int) -> datetime:
-    """Where period `n` begins; period 0 begins at the anchor. Raises ValueError for a cadence not in CADENCES."""
+    """Where period `n` begins; period 0 at the anchor. Raises ValueError for another cadence than these."""
     if cadence in _HOURS:
         return anchor + n * timedelta(hours=_HOURS[cadence])
     month = anchor.year * 12 + anchor.month - 1 + n * _months(cadence)
@@ -72,6 +74,8 @@ def aligned(one: str, other: str) -> bool:
 
 
 def _months(cadence: str) -> int:
+    if cadence == LASTING:
+        return 12 * 100
     if cadence not in _MONTHS:
         raise ValueError(f"{cadence!r} is not one of {', '.join(CADENCES)}")
     return _MONTHS[cadence]

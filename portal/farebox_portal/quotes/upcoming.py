@@ -26,6 +26,7 @@ from farebox_portal.payments.purchase import question_of
 from farebox_portal.payments.tax_items import tax_items
 from farebox_portal.pricing.coupons import Coupon, take_off
 from farebox_portal.pricing.money import Currency, currency, to_minor
+from farebox_portal.pricing.part import Kind
 from farebox_portal.pricing.period import Period, period_at
 from farebox_portal.quotes.quote import LineDocument, show_line, total
 from farebox_portal.subscriptions import lifecycle
@@ -45,7 +46,7 @@ class UpcomingLine(LineDocument):
     `addon`: whose rate card it is, if not the plan's.
     """
 
-    kind: Literal["fee", "usage", "minimum"]
+    kind: Kind
     period: PeriodDocument
     rate_card_key: str
     phase_key: str

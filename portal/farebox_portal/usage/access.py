@@ -140,6 +140,17 @@ def entitlement_value(session: Session, subscription_id: str, feature_key: str, 
     raise NotFound(f"The plan does not have '{feature_key}'.", code="entitlement_not_found")
 
 
+def grants_left(session: Session, subscription_id: str, feature_key: str, at: datetime) -> Mapping[str, int] | None:
+    """What is left of each grant in force at `at`; None where the plan does not have the feature, and while it is not
+    known, as usage before a reset may be missing. Raises NotFound.
+    """
+    for one in _entitled(session, subscription_id, at).metered:
+        if one.allowance.feature_key == feature_key:
+            is_known = all(one.is_complete(period.start) for period in one.history.periods[1:])
+            return dict(one.standing.left) if is_known else None
+    return None
+
+
 def entitlement_history(session: Session, subscription_id: str, feature_key: str, now: datetime) -> EntitlementHistory:
     """How the balance of a metered feature came about. Raises NotFound."""
     for one in _entitled(session, subscription_id, now).metered:

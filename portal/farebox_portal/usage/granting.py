@@ -157,14 +157,9 @@ def create(
     """Raises NotFound, Conflict where the entitlement takes no grants, and Invalid for one that cannot be."""
     accounts.touch(session, subscription.customer_id)
     session.refresh(subscription)
-    life = read_life(session, subscription)
-    if life.state(now) == "inactive":
-        raise Conflict("The subscription has ended.", code="subscription_inactive")
-    cut, features = stretches(life, read_plans(session, [life])), read_features(session)
-    at = max(now, life.start)
-    allowance = _limited(allowance_at(cut, feature_key, features, at), feature_key, features)
-    since = allowance_period(cut, life.anchor, allowance, features, at).start
-    effective_at = _to_ms(wanted.effective_at or now)
+    allowance, since = grantable(session, subscription, feature_key, now)
+    # A subscription may have begun within this very millisecond.
+    effective_at = max(_to_ms(now), since) if wanted.effective_at is None else _to_ms(wanted.effective_at)
     expires_at = _expires_at(wanted, effective_at)
     if found := _faults(wanted, allowance, since, effective_at, expires_at, now):
         raise Invalid(found)
@@ -187,6 +182,19 @@ def create(
     session.add(row)
     session.flush()
     return row
+
+
+def grantable(
+    session: Session, subscription: Subscription, feature_key: str, now: datetime
+) -> tuple[Allowance, datetime]:
+    """The allowance that units can be added to, and when its usage period began. Raises NotFound and Conflict."""
+    life = read_life(session, subscription)
+    if life.state(now) == "inactive":
+        raise Conflict("The subscription has ended.", code="subscription_inactive")
+    cut, features = stretches(life, read_plans(session, [life])), read_features(session)
+    at = max(now, life.start)
+    allowance = _limited(allowance_at(cut, feature_key, features, at), feature_key, features)
+    return allowance, allowance_period(cut, life.anchor, allowance, features, at).start
 
 
 def void(session: Session, subscription: Subscription, row: GrantRow, now: datetime) -> None:
@@ -268,6 +276,13 @@ def _require_room(
         or_(col(GrantRow.expires_at).is_(None), col(GrantRow.expires_at) > now),
         # The others lapsed at a reset.
         or_(GrantRow.effective_at >= since, GrantRow.rollover_max > 0, col(GrantRow.recurrence).is_not(None)),
+        # One that stays as it is until it is used up changes no limit any more: prepaid units.
+        or_(
+            GrantRow.effective_at > now,
+            col(GrantRow.expires_at).is_not(None),
+            col(GrantRow.recurrence).is_not(None),
+            GrantRow.rollover_max < GrantRow.amount,
+        ),
     )
     if session.exec(select(func.count()).select_from(in_force.order_by(None).subquery())).one() >= IN_FORCE_MAX:
         detail = f"The entitlement has {IN_FORCE_MAX} grants in force; void one first."
