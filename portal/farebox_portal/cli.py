@@ -16,6 +16,7 @@ from farebox_portal.doctor import commands as doctor
 from farebox_portal.errors import CannotStart
 from farebox_portal.payments import commands as payments
 from farebox_portal.quotes import commands as quotes
+from farebox_portal.stripe_import import commands as stripe_import
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -152,6 +153,9 @@ app.command(epilog="Example: farebox rate --rate-card card.yaml --quantity 15000
 app.command(epilog="Example: farebox simulate --plan new.yaml --from 2026-01-01 --to 2026-02-01")(quotes.simulate)
 
 app.command(epilog="Example: farebox doctor --envoy-config /etc/envoy/envoy.yaml --free healthz")(doctor.doctor)
+app.command("import-stripe", epilog="Example: farebox import-stripe --cancellations cancel.csv")(
+    stripe_import.import_stripe
+)
 app.command(epilog="Example: farebox smoke --test-mode")(payments.smoke)
 
 clock = typer.Typer(no_args_is_help=True, help="The test clock (environment `test` only).")

@@ -17,7 +17,7 @@ from rig.ports import free_port
 SECRET = "a-token-nobody-may-see"
 COMMANDS = (
     "portal", "jobs", "migrate", "seed", "plugin", "demo", "envoy-config",
-    "apply", "export", "diff", "rate", "simulate", "doctor", "smoke",
+    "apply", "export", "diff", "rate", "simulate", "doctor", "smoke", "import-stripe",
 )  # fmt: skip
 
 

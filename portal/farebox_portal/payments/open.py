@@ -1,10 +1,14 @@
 """The provider that the settings name."""
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from farebox_portal.payments.gateway import Gateway
 from farebox_portal.payments.pace import LIVE_PER_S, TEST_PER_S, Pace
 from farebox_portal.settings import Settings
+
+if TYPE_CHECKING:
+    from farebox_portal.payments.stripe_gateway import StripeGateway
 
 RETRIES_OF_JOBS = 2
 RETRIES_OF_REQUESTS = 1
@@ -26,6 +30,13 @@ def jobs_per_s(settings: Settings) -> float | None:
     if settings.stripe_api_key is None or settings.is_stripe_local:
         return None
     return LIVE_PER_S if "_live_" in settings.stripe_api_key.get_secret_value() else TEST_PER_S
+
+
+def open_reader(settings: Settings, key: str) -> "StripeGateway":
+    """With a key of its own, for reading what operation has no use for."""
+    from farebox_portal.payments.stripe_gateway import StripeGateway
+
+    return StripeGateway(key, settings.stripe_api_base, retries=RETRIES_OF_JOBS)
 
 
 @lru_cache(maxsize=8)

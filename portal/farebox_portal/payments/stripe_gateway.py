@@ -6,7 +6,7 @@ Never products, prices or subscriptions: what is charged, and when, is decided h
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -226,6 +226,17 @@ class StripeGateway:
         if to_card:
             given["flow_data"] = {"type": "payment_method_update"}
         return str(_call(lambda: self._v1.billing_portal.sessions.create(given)).url)
+
+    def rows(self, path: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Every object of a list, as the JSON that Stripe sends: for reading what operation has no use for."""
+        after: dict[str, Any] = {}
+        while True:
+            asked = {"limit": 100, **params, **after}
+            answer = _call(lambda asked=asked: self._client.raw_request("get", path, **asked))  # type: ignore[misc]
+            yield from answer.data["data"]
+            if not answer.data["has_more"] or not answer.data["data"]:
+                return
+            after = {"starting_after": answer.data["data"][-1]["id"]}
 
     # --- webhooks ----------------------------------------------------------------------------------------------------
 
