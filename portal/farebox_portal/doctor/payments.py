@@ -11,6 +11,7 @@ from sqlmodel import Session, col, func, select
 
 from farebox_portal.db import transaction
 from farebox_portal.doctor.report import Check, Finding, check, fail, skipped, warn
+from farebox_portal.invoicing import profiles
 from farebox_portal.payments.account import WEBHOOKS, connected, is_checked, webhook_secrets
 from farebox_portal.payments.gateway import Account, Endpoint, Gateway, GatewayFailure
 from farebox_portal.payments.tables import PaymentEvent
@@ -56,6 +57,17 @@ class Inbox:
 
 
 @dataclass(frozen=True, slots=True)
+class Profile:
+    """How is invoiced. `has_default`: there is a billing profile; `country`: its supplier's. `tax`: off, and so on."""
+
+    has_default: bool
+    name: str
+    address: str
+    country: str | None
+    tax: profiles.TaxMode
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """`account` None: nothing is connected. `answers` None: nobody was asked, as there is no key."""
 
@@ -66,7 +78,7 @@ class Facts:
     account: Connected | None
     answers: Answers | None
     inbox: Inbox
-    seller: tuple[str, str] = ("", "")
+    profile: Profile
     now: datetime = field(kw_only=True)
     wall: datetime = field(kw_only=True)
 
@@ -84,7 +96,7 @@ def read(settings: Settings, engine: Engine, gateway: Gateway | None, now: datet
             webhook_id=row.webhook_id,
             has_secret=bool(webhook_secrets(session, settings)),
         )  # fmt: skip
-        inbox = _inbox(session)
+        inbox, profile = _inbox(session), _profile_of(session, settings)
     return Facts(
         is_production=settings.environment == "production",
         is_standin=settings.is_stripe_local,
@@ -93,10 +105,18 @@ def read(settings: Settings, engine: Engine, gateway: Gateway | None, now: datet
         account=account,
         answers=None if gateway is None else _ask(gateway, "" if account is None else account.instance),
         inbox=inbox,
-        seller=(settings.seller_name, settings.seller_address),
+        profile=profile,
         now=now,
         wall=wall,
     )
+
+
+def _profile_of(session: Session, settings: Settings) -> Profile:
+    row = profiles.default(session)
+    seller = profiles.seller(row, settings.seller_name, settings.seller_address)
+    addresses = [] if row is None else row.document["supplier"].get("addresses") or []
+    country = addresses[0].get("country") if addresses else None
+    return Profile(row is not None, seller["name"], seller["address"], country, profiles.tax_mode(row))
 
 
 def _inbox(session: Session) -> Inbox:
@@ -176,16 +196,31 @@ def _stripe(facts: Facts) -> Iterator[Finding]:
 
 
 def examine_profile(facts: Facts) -> Check:
-    return check("billing_profile", "Billing profile", f"invoices of {facts.seller[0]!r}", _profile(facts))
+    summary = f"invoices of {facts.profile.name!r}, tax {facts.profile.tax.replace('_', ' ')}"
+    return check("billing_profile", "Billing profile", summary, _profile(facts))
 
 
 def _profile(facts: Facts) -> Iterator[Finding]:
-    name, address = facts.seller
-    if name == Settings.model_fields["seller_name"].default:
+    profile = facts.profile
+    if facts.account is not None and not profile.has_default:
+        yield fail("an account is connected, and there is no default billing profile", "POST /v1/billing/profiles")
+    if profile.name == Settings.model_fields["seller_name"].default:
         grave = fail if facts.is_production else warn
-        yield grave(f"invoices say that they are of {name!r}", "FAREBOX_SELLER_NAME, as it stands in the register")
-    if not address:
-        yield warn("invoices have no address of yours, which most laws want", "FAREBOX_SELLER_ADDRESS, lines by \\n")
+        yield grave(
+            f"invoices say that they are of {profile.name!r}",
+            "the billing profile's supplier, or FAREBOX_SELLER_NAME, as it stands in the register",
+        )
+    if not profile.address:
+        yield warn(
+            "invoices have no address of yours, which most laws want",
+            "the billing profile's supplier, or FAREBOX_SELLER_ADDRESS, lines by \\n",
+        )
+    there = facts.answers.account if facts.answers is not None else None
+    if there is not None and there.country and profile.country not in (None, there.country):
+        yield warn(
+            f"the billing profile's supplier is in {profile.country}, and the Stripe account in {there.country}",
+            "PUT /v1/billing/profiles/{id}, supplier.addresses",
+        )
 
 
 # --- webhooks --------------------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ LIVE = payments.Facts(
     account=RECORD,
     answers=SAID,
     inbox=payments.Inbox(last_at=NOW),
-    seller=("Acme Ltd", "1 Main Street"),
+    profile=payments.Profile(True, "Acme Ltd", "1 Main Street", "DE", "off"),
     now=NOW,
     wall=NOW,
 )
@@ -178,13 +178,19 @@ def test_stripe(changed: dict[str, Any], status: str, words: str) -> None:
     ("changed", "status", "words"),
     [
         ({}, "pass", ""),
-        ({"seller": ("Farebox", "1 Main Street")}, "fail", "are of 'Farebox'"),
-        ({"seller": ("Farebox", "1 Main Street"), "is_production": False}, "warn", "are of 'Farebox'"),
-        ({"seller": ("Acme Ltd", "")}, "warn", "no address"),
+        ({"name": "Farebox"}, "fail", "are of 'Farebox'"),
+        ({"name": "Farebox", "is_production": False}, "warn", "are of 'Farebox'"),
+        ({"address": ""}, "warn", "no address"),
+        ({"has_default": False}, "fail", "no default billing profile"),
+        ({"has_default": False, "account": None, "answers": None}, "pass", ""),
+        ({"country": "US"}, "warn", "supplier is in US, and the Stripe account in DE"),
+        ({"country": None}, "pass", ""),
     ],
 )
 def test_billing_profile(changed: dict[str, Any], status: str, words: str) -> None:
-    holds(payments.examine_profile(replace(LIVE, **changed)), status, words)
+    of_facts = {name: value for name, value in changed.items() if name in ("is_production", "account", "answers")}
+    profile = replace(LIVE.profile, **{name: value for name, value in changed.items() if name not in of_facts})
+    holds(payments.examine_profile(replace(LIVE, profile=profile, **of_facts)), status, words)
 
 
 def endpoint(**changed: Any) -> dict[str, Any]:

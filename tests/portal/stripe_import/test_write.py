@@ -227,6 +227,7 @@ def at_the_command(shop: Shop, reader: StripeGateway, monkeypatch: pytest.Monkey
     }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("farebox_portal.logs.configure_logs", lambda: None)  # pytest's output is not the process's
     monkeypatch.setattr(opening, "open_reader", lambda *_: reader)
     monkeypatch.setattr("farebox_portal.testclock.portal_clock", lambda *_: shop.clock)
     return shop
