@@ -109,7 +109,7 @@ def _kept(last: Due, served: Fraction, why: Ending, life: Life, at: datetime, of
     charged = _charge(last, served - last.service.share + length_share(whole, full), of)
     if why != "change" or at < piece.end:
         return fee_minor(charged)
-    use = _used_share(life, piece.end)
+    use = Fraction(0) if last.plan.is_credited_by_time_alone else _used_share(life, piece.end)
     consumed = consumed_share(whole, piece.end, [QuotaUse(use.numerator, use.denominator)])
     return fee_minor(kept_of(charged, length_share(whole, full), consumed))
 

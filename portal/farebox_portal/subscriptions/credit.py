@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
 
+from farebox_portal.catalog.tables import Plan
 from farebox_portal.pricing.documents import read_rate_card
 from farebox_portal.pricing.flat import Flat
 from farebox_portal.pricing.money import currency
@@ -22,15 +23,19 @@ from farebox_portal.subscriptions.stretches import Stretch
 
 @dataclass(frozen=True, slots=True)
 class Fee:
-    """One that was charged in advance, with all the share that was charged of its period; `piece`: the last of that."""
+    """One that was charged in advance, with all the share that was charged of its period; `piece`: the last of that.
 
+    `plan`: the one that it was charged with.
+    """
+
+    plan: Plan
     charge: Charge
     piece: Period
 
     def kept_minor(self, at: datetime, used_share: Fraction) -> int:
         """What stays of it for who leaves at `at`."""
-        use = QuotaUse(used_share.numerator, used_share.denominator)
-        consumed = consumed_share(self.piece, at, [use])
+        use = Fraction(0) if self.plan.is_credited_by_time_alone else used_share
+        consumed = consumed_share(self.piece, at, [QuotaUse(use.numerator, use.denominator)])
         return fee_minor(kept_of(self.charge, length_share(self.piece, self.charge.period), consumed))
 
 
@@ -70,7 +75,7 @@ def running_fees(life: Sequence[Stretch], anchor: datetime, at: datetime) -> Ite
         last = pieces[-1]
         if at < last.served.end:
             charged = sum((piece.share for piece in pieces if piece.full == last.full), Fraction(0))
-            yield Fee(Charge(card, of, last.full, share=charged), last.served)
+            yield Fee(run[-1].plan, Charge(card, of, last.full, share=charged), last.served)
 
 
 def _of_one_phase(life: Sequence[Stretch]) -> list[Stretch]:
@@ -92,7 +97,8 @@ def _ended_addon_fees(life: Sequence[Stretch], anchor: datetime, at: datetime) -
         served, full = one.service.served, one.service.full
         if one.is_in_advance and served.end == at < full.end:
             whole = Period(served.start, full.end)
-            yield _name(one), Fee(replace(_addon_charge(one), share=length_share(whole, full)), whole)
+            charge = replace(_addon_charge(one), share=length_share(whole, full))
+            yield _name(one), Fee(one.stretch.plan, charge, whole)
 
 
 def _name(one: AddonCharge) -> _Name:

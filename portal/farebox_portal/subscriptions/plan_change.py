@@ -115,8 +115,7 @@ def plan_change(
     if life.start < at <= now:
         # Of the plan that was in force before: one that was ordered and is replaced in the same instant was never used.
         left = stretches(_as_planned_until(life, at), found)
-        by_time = [stretch for stretch in left if stretch.start < at][-1].plan.is_credited_by_time_alone
-        share = Fraction(0) if by_time else used_share(session, subscription.id, life.anchor, left, now)
+        share = used_share(session, subscription.id, life.anchor, left, now)
     is_fresh = life.start < at and direction == "upgrade" and timing != "next_billing_cycle"
     command = Change(at, target.id, wanted.starting_phase, is_fresh=is_fresh, used_share=share)
     return _planned(session, subscription, life, command, found | {target.id: target}, direction, now)

@@ -180,10 +180,12 @@ def test_the_currency_stays_the_same_over_all_versions(shop: TestClient) -> None
     assert list(faults_of(shop.put(f"/v1/plans/{draft['id']}", json=a_plan(currency="EUR")))) == ["/currency"]
 
 
-def test_an_archived_plan_stays_archived(shop: TestClient) -> None:
+def test_an_archived_plan_stays_archived_since_when_it_was(shop: TestClient, clock: FrozenClock) -> None:
     plan = shop.get("/v1/plans/free").json()
-    assert shop.post(f"/v1/plans/{plan['id']}/archive").json()["status"] == "archived"
-    assert shop.post(f"/v1/plans/{plan['id']}/archive").status_code == 200
+    archived = shop.post(f"/v1/plans/{plan['id']}/archive").json()
+    assert (archived["status"], archived["effectiveTo"]) == ("archived", archived["archivedAt"])
+    clock.advance(timedelta(days=1))
+    assert shop.post(f"/v1/plans/{plan['id']}/archive").json() == archived
     assert shop.post(f"/v1/plans/{plan['id']}/publish").json()["code"] == "plan_archived"
 
 

@@ -21,6 +21,7 @@ from farebox_portal.subscriptions.life import Cancel, Change, Command, Life, Pau
 from farebox_portal.subscriptions.stretches import stretches
 
 DAY = timedelta(days=1)
+MARCH = APRIL - 31 * DAY
 TICK = timedelta(microseconds=1)
 HOURS = 30 * 24
 
@@ -73,17 +74,29 @@ hours = st.integers(1, HOURS - 1)
 
 
 @settings(deadline=None, max_examples=200)
-@given(amount=amounts, off=st.integers(0, 100), cuts=st.lists(hours, max_size=2, unique=True), at=hours, used=hours)
-@example(amount="29.01", off=0, cuts=[], at=HOURS // 2, used=1)  # half a cent
-@example(amount="10.0049", off=0, cuts=[], at=719, used=1)
-@example(amount="29.01", off=0, cuts=[100, 200], at=400, used=1)
-def test_a_preview_is_the_result(amount: str, off: int, cuts: list[int], at: int, used: int) -> None:
+@given(
+    amount=amounts,
+    off=st.integers(0, 100),
+    cuts=st.lists(hours, max_size=2, unique=True),
+    at=hours,
+    used=hours,
+    config=st.sampled_from([None, {"enabled": True, "mode": "prorate_prices"}, {"enabled": False}]),
+)
+@example(amount="29.01", off=0, cuts=[], at=HOURS // 2, used=1, config=None)  # half a cent
+@example(amount="10.0049", off=0, cuts=[], at=719, used=1, config=None)
+@example(amount="29.01", off=0, cuts=[100, 200], at=400, used=1, config=None)
+@example(amount="10.005", off=0, cuts=[], at=HOURS // 2, used=1, config=None)  # not two months of 10.005
+@example(amount="29.00", off=0, cuts=[], at=HOURS // 2, used=500, config={"enabled": True, "mode": "prorate_prices"})
+def test_a_preview_is_the_result(
+    amount: str, off: int, cuts: list[int], at: int, used: int, config: dict[str, Any] | None
+) -> None:
     """With a pause before it, an allowance that may be used further than time is, and seats that the change ends."""
     plans = {"pro": a_plan("pro", a_fee(amount, discounts={"percentage": off})), "max": a_plan("max")}
+    plans["pro"].pro_rating_config = config
     seats = {"instance_type": "multiple", "rate_cards": [a_seat_fee(amount)], "currency": "USD", "name": "Seats"}
     addon = Addon(id="seats", key="seats", version=1, created_at=NOW, updated_at=NOW, **seats)
     hold = Hold("hold", addon, (Order(APRIL, 2), Order(APRIL + DAY, 3)), (Offer("pro", "default", APRIL),))
-    life: Life | None = Life(APRIL, None, APRIL, begun(APRIL, APRIL, "pro").segments, (hold,))
+    life: Life | None = Life(MARCH, None, APRIL, begun(MARCH, APRIL, "pro").segments, (hold,))
     change = Change(APRIL + at * timedelta(hours=1), "max", used_share=Fraction(used, HOURS))
     pauses = [APRIL + min(cut, at) * timedelta(hours=1) for cut in sorted(cuts)]
     steps: list[Command] = [Pause(*pauses)] if len(pauses) == 2 and pauses[0] < pauses[1] < change.at else []
@@ -101,3 +114,11 @@ def test_a_preview_is_the_result(amount: str, off: int, cuts: list[int], at: int
     assert previewed == sum(before_minor.values()) - sum(after_minor[key] for key in before_minor)
     for fee in fees(charges(follows, APRIL, change.at), after, change.at):
         assert fee.owed_minor <= fee.kept_minor, "or what was given back is charged again"
+
+
+def test_by_time_alone_what_was_used_does_not_count() -> None:
+    plans = {"pro": a_plan("pro", a_fee("30")), "max": a_plan("max")}
+    life = life_with(Change(APRIL + 15 * DAY, "max", used_share=Fraction(9, 10)))
+    assert list(kept(life, plans, APRIL + 15 * DAY).values()) == [2700]
+    plans["pro"].pro_rating_config = {"enabled": True, "mode": "prorate_prices"}
+    assert list(kept(life, plans, APRIL + 15 * DAY).values()) == [1500]
