@@ -1,5 +1,6 @@
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from farebox_portal.pricing.card import RateCard
 from farebox_portal.pricing.conversion import Conversion
-from farebox_portal.pricing.line import Line
+from farebox_portal.pricing.line import Line, Reduction
 from farebox_portal.pricing.money import currency
 from farebox_portal.pricing.period import Period
 from farebox_portal.pricing.price import Flat, Graduated, Package, Price, Unit, Volume
@@ -93,6 +94,30 @@ def test_late_usage_below_the_minimum_costs_nothing_more() -> None:
 def test_where_nothing_changed_there_is_no_line() -> None:
     card = a_card(Graduated((Tier(D(10), D(5), D(1)), Tier(None, D(7), D(2)))), percentage_off=D(10))
     assert difference(rated(card, "40"), rated(card, "40")) == ()
+
+
+def a_line(gross_minor: int, quantity: str = "1", off: int = 0) -> Line:
+    reductions = (Reduction("discount", "", "Off", off),) if off else ()
+    return Line("k/usage", "usage", "K", D(quantity), D(1), gross_minor, NOVEMBER, None, Fraction(1), reductions)
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "found"),
+    [
+        ([a_line(5)], [a_line(5)], []),
+        ([a_line(5)], [a_line(5, off=2)], [("0", 2)]),
+        ([a_line(5, off=2)], [a_line(5)], [("0", -2)]),
+        ([a_line(5, off=2)], [a_line(5, off=2)], []),
+        ([a_line(0, "3")], [a_line(0, "2")], [("1", 0)]),  # units that cost nothing are on the invoice, too
+        ([a_line(6)], [a_line(5)], [("0", 1)]),
+        ([a_line(5), a_line(6)], [], [("2", 11)]),
+        ([a_line(5), a_line(6)], [a_line(5)], [("1", 6)]),
+        ([a_line(5)], [a_line(5), a_line(6)], [("-1", -6)]),
+    ],
+)
+def test_lines_of_one_name_are_one_line(now: list[Line], before: list[Line], found: list[tuple[str, int]]) -> None:
+    lines = difference(now, before)
+    assert [(str(line.quantity), line.rated_minor) for line in lines] == found
 
 
 def test_a_line_of_another_period_is_not_taken_off() -> None:
