@@ -87,6 +87,11 @@ def test_without_grants_it_is_the_plan_s_number(units: int, expected: tuple[int,
     assert (found.used, found.balance, found.overage, found.limit) == expected
 
 
+def test_what_is_used_later_does_not_count_yet() -> None:
+    found = stands([a_grant(at=4)], {1: 20, 5: 10}, 3)
+    assert (found.used, found.balance, found.limit) == (20, 80, 100)
+
+
 @pytest.mark.parametrize(
     ("grant", "used", "at", "expected"),
     [
