@@ -23,6 +23,7 @@ from farebox_plugin.records import KeyOwner, Refusal, Unavailable
 from farebox_plugin.terms import Account, Key, Policy, Quota, Stage, Subscription, Terms, terms
 
 TTL_S = 30.0
+UNWATCHED_S = 0.5
 # While the store is away: the bound on how late a revocation may act under `onStoreFailure: allow`.
 STALE_S = 30.0
 ENTRIES_MAX = 100_000
@@ -60,10 +61,12 @@ class Directory:
         self._policies_expire_at = 0.0
         self._policies_last_known: dict[str, Policy] = {}
         self._before_loss = _Memory(self._keys, self._accounts, 0.0)
+        self._asked: dict[str, object] = {}  # accounts that are being read, and not invalidated since
 
     def invalidated(self, keys: list[bytes] | None) -> None:
         """The server says these keys changed (None: all may have)."""
         if keys is None:
+            self._asked.clear()
             self._before_loss = _Memory(self._keys, self._accounts, asyncio.get_running_loop().time() + STALE_S)
             self._keys, self._accounts, self._policies = Recent(ENTRIES_MAX), Recent(ENTRIES_MAX), None
             return
@@ -75,7 +78,9 @@ class Directory:
             elif key.startswith("fb:key:"):
                 self._keys.pop(key.rpartition(":")[2])
             elif key.endswith(":e"):
-                self._accounts.pop(key[len("fb:{") : -len("}:e")])
+                account = key[len("fb:{") : -len("}:e")]
+                self._accounts.pop(account)
+                self._asked.pop(account, None)
 
     def find_key(self, digest: str) -> KeyOwner | Refusal | None:
         """Whose key this is; a refusal if it is nobody's; None if that has to be asked (`load_key`)."""
@@ -143,15 +148,21 @@ class Directory:
     async def load_account(self, account_id: str) -> AccountEntry | None:
         """Read it from Valkey; None if it is not there, or from another incarnation (the keeper can rebuild it)."""
         counters, document = layout.counters(account_id), layout.account(account_id)
+        self._asked[account_id] = asked = object()
         # In this order: what was loaded when the first was read is in the second, or something newer.
         loaded, raw = await asyncio.gather(self._link.ask("HGET", counters, "gen"), self._link.ask("GET", document))
+        # Its invalidation is dealt with as soon as it is there, the answer before it only when this task has its turn.
+        is_watched = self._asked.get(account_id) is asked
+        if is_watched:
+            del self._asked[account_id]
         if raw is None or loaded is None or loaded.decode() != self._link.server_of(counters).generation:
             return None
-        return self.put_account(raw)
+        return self.put_account(raw, is_watched=is_watched)
 
-    def put_account(self, raw: bytes) -> AccountEntry:
+    def put_account(self, raw: bytes, *, is_watched: bool = False) -> AccountEntry:
+        """`is_watched`: the server tells when it changes, as it was read from there; else it is soon read again."""
         account = read_account(entitlements_pb2.Account.FromString(raw))
-        entry = AccountEntry(account, asyncio.get_running_loop().time() + TTL_S)
+        entry = AccountEntry(account, asyncio.get_running_loop().time() + (TTL_S if is_watched else UNWATCHED_S))
         self._accounts[account.id] = entry
         return entry
 
