@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     """How long after its end a period's usage is waited for before its invoice is issued."""
     invoice_minimum: Literal["carry", "issue"] = "carry"
     """What becomes of an invoice that is less than can be charged: it waits for the next one, or is issued."""
+    dunning: Literal["own", "stripe"] = "own"
+    """Who tries again what failed: we do, on days 1, 3, 5 and 7; or Stripe, as its dashboard says. Never both."""
     disputed_access: Literal["keep", "refuse"] = "keep"
     """Of a subscription of which a payment is disputed: refused until that is won, or an operator waives it."""
     seller_name: str = Field(default="Farebox", max_length=256)

@@ -103,6 +103,7 @@ def pay(session: Session, invoice: Invoice, terms: Terms, now: datetime, referen
     ledger.put(session, rows)
     invoice.paid_minor += invoice.outstanding_minor
     invoice.paid_at = now
+    invoice.payment_fault, invoice.needs_action = None, False
     stepped(session, "pay", invoice, before, now, {"reference": reference} if reference else {})
     if invoice.kind == TOP_UP:
         purchases.deliver(session, invoice.id, invoice.total_minor - invoice.tax_minor, now)
@@ -110,10 +111,13 @@ def pay(session: Session, invoice: Invoice, terms: Terms, now: datetime, referen
     return invoice
 
 
-def note_failure(session: Session, invoice: Invoice, now: datetime, detail: str) -> None:
-    """A try to collect it definitely failed. The days of grace begin with the first one."""
+def note_failure(session: Session, invoice: Invoice, now: datetime, detail: str, *, needs_action: bool = False) -> None:
+    """A try to collect it definitely failed. The days of grace begin with the first one. `needs_action`: the payer has
+    to confirm it on the provider's page.
+    """
     lock(session, invoice)
     invoice.failed_at = invoice.failed_at or now
+    invoice.payment_fault, invoice.needs_action = detail, needs_action
     stepped(session, "payment_failed", invoice, invoice.status, now, {"detail": detail})
 
 

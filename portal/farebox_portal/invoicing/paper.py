@@ -88,6 +88,7 @@ def new_paper(
         "reasons": [],
         "is_rebilled": False,
         "is_dispute_refused": False,
+        "needs_action": False,
         "provider": "manual",
         "created_at": now,
     }

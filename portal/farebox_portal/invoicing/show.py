@@ -54,6 +54,15 @@ class LineTax(Output):
     reason: str | None = None
 
 
+class PaymentTry(Output):
+    """The last try to collect it failed. `action_required`: the payer confirms it at `url`, such as by 3-D Secure."""
+
+    status: Literal["failed", "action_required"]
+    fault: str
+    failed_at: Instant
+    url: str | None = None
+
+
 class DisputeReference(Output):
     """The payer's bank asks for what was paid. `isRefused`: no access because of it."""
 
@@ -115,6 +124,7 @@ class InvoiceSummary(Output):
     amount_refunded: str
     amount_due: str
     automatic_tax: AutomaticTax | None = None
+    payment: PaymentTry | None = None
     dispute: DisputeReference | None = None
     provider: ProviderReference
     created_at: Instant
@@ -215,6 +225,7 @@ def _summary(invoice: Invoice) -> dict[str, Any]:
         "amount_refunded": decimal_text(invoice.refunded_minor, of),
         "amount_due": decimal_text(due_minor, of),
         "automatic_tax": None if invoice.tax_status is None else _automatic_tax(invoice),
+        "payment": _payment(invoice),
         "dispute": None if invoice.dispute_status is None else _dispute(invoice),
         "provider": ProviderReference(name=invoice.provider, id=invoice.provider_id, url=invoice.provider_url),
         "created_at": invoice.created_at,
@@ -252,6 +263,17 @@ def _tax(one: Mapping[str, Any], of: Currency) -> LineTax:
         percentage=one.get("percentage"),
         jurisdiction=one.get("jurisdiction"),
         reason=one.get("reason"),
+    )
+
+
+def _payment(invoice: Invoice) -> PaymentTry | None:
+    if invoice.failed_at is None or invoice.payment_fault is None:
+        return None
+    return PaymentTry(
+        status="action_required" if invoice.needs_action else "failed",
+        fault=invoice.payment_fault,
+        failed_at=invoice.failed_at,
+        url=invoice.provider_url if invoice.status in ("issued", "overdue", "uncollectible") else None,
     )
 
 

@@ -74,10 +74,22 @@ def tell(session: Session, subscription_id: str) -> None:
     )
     if changes_access:
         accounts.touch(session, row.customer_id)
-    if changes_access or found.status != row.payment_status:
-        row.payment_status, row.payment_refused_at = found.status, found.refused_at
+    url = _payment_url(session, row) if found.status == "failed" else None
+    if changes_access or (found.status, url) != (row.payment_status, row.payment_url):
+        row.payment_status, row.payment_refused_at, row.payment_url = found.status, found.refused_at, url
         session.add(row)
         session.flush()
+
+
+def _payment_url(session: Session, row: Subscription) -> str | None:
+    """Of the invoice that failed first, before all the one that only its payer can go on with."""
+    rows = (
+        select(Invoice.provider_url)
+        .where(Invoice.subscription_id == row.id, col(Invoice.status).in_(OPEN))
+        .where(col(Invoice.failed_at).is_not(None), col(Invoice.provider_url).is_not(None))
+        .order_by(col(Invoice.needs_action).desc(), col(Invoice.failed_at), col(Invoice.sequence))
+    )
+    return session.exec(rows.limit(1)).first()
 
 
 def _owed(session: Session, row: Subscription) -> list[Owed]:

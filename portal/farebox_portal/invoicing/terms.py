@@ -15,6 +15,7 @@ class Terms:
 
     `refuses_disputed`: no access while a payment is disputed, nor after that was lost.
 
+    `retries_by_provider`: it tries again what failed, and decides when that is given up.
     `carries_small`: what is less than can be charged waits for the next invoice. `seller_*` stand on each invoice.
     """
 
@@ -23,6 +24,7 @@ class Terms:
     prefix: str = "INV-"
     carries_small: bool = True
     refuses_disputed: bool = False
+    retries_by_provider: bool = False
     seller_name: str = "Farebox"
     seller_address: str = ""
 
@@ -32,6 +34,7 @@ def terms_of(settings: Settings) -> Terms:
         window=timedelta(seconds=settings.invoice_collection_window_s),
         due_after=timedelta(days=settings.invoice_due_days),
         prefix=settings.invoice_prefix,
+        retries_by_provider=settings.dunning == "stripe",
         refuses_disputed=settings.disputed_access == "refuse",
         carries_small=settings.invoice_minimum == "carry",
         seller_name=settings.seller_name,

@@ -19,7 +19,7 @@ from farebox_portal import audit
 from farebox_portal.customers.accounts import is_by_hand
 from farebox_portal.customers.tables import Customer
 from farebox_portal.db import transaction
-from farebox_portal.invoicing import actions, profiles, tax
+from farebox_portal.invoicing import actions, profiles, standing, tax
 from farebox_portal.invoicing.minimum import minimum_minor
 from farebox_portal.invoicing.status import OPEN
 from farebox_portal.invoicing.tables import Invoice, InvoiceLine
@@ -270,25 +270,23 @@ class _Run:
         if known is None and wish == "collect":
             known = ensure_payer(self.desk.engine, self.desk.gateway, self.account, row.customer_id, self.now)
         # Without a customer nothing new is made; what there is, is that of one who was deleted there.
-        return self._claim_of(invoice, known or "", lines, wish, wants_tax, is_due=is_due)
-
-    def _claim_of(
-        self, invoice: Invoice, customer: str, lines: tuple[Line, ...], wish: Wish, wants_tax: Tax, *, is_due: bool
-    ) -> Claim:
+        has_failed = row.state == "failed" and wish == "collect"
         return Claim(
             invoice_id=invoice.id,
             instance=self.account.instance,
-            customer=customer,
+            customer=known or "",
             number=invoice.number,
             currency=invoice.currency,
             lines=lines,
             wish=wish,
             is_due=is_due,
             tax=wants_tax,
+            is_retried_there=self.desk.terms.retries_by_provider and has_failed,
         )
 
     def _wish(self, session: Session, row: Collection, invoice: Invoice) -> Wish | None:
-        if row.state == "action_required" and row.failed_at and self.now >= dunning.ends_at(row.failed_at):
+        is_over = row.failed_at is not None and self.now >= dunning.ends_at(row.failed_at)
+        if row.state == "action_required" and is_over and not self.desk.terms.retries_by_provider:
             _give_up(session, row, invoice, self.now)
         if invoice.status == "uncollectible":
             return "collect" if row.pay_at is not None and row.pay_at <= self.now else "give_up"
@@ -458,6 +456,8 @@ class _Run:
             session.add(row)
             session.add(invoice)
             session.flush()
+            if invoice.failed_at is not None:
+                standing.tell(session, invoice.subscription_id)
             lacks_method = self._merge(session, row, invoice, rest)
         return lacks_method and self._failed("no_payment_method")
 
@@ -500,13 +500,14 @@ class _Run:
         row.tries += 1
         row.state = "action_required" if needs_action else "failed"
         row.fault = code
-        row.pay_at = None if needs_action else dunning.next_try(row.failed_at, self.now)
+        by_provider = self.desk.terms.retries_by_provider
+        row.pay_at = None if needs_action or by_provider else dunning.next_try(row.failed_at, self.now)
         row.updated_at = self.now
         self._look_again(row)
         session.add(row)
         if invoice.status in OPEN:
-            actions.note_failure(session, invoice, self.now, code)
-        if row.pay_at is None and not needs_action and invoice.status in OPEN:
+            actions.note_failure(session, invoice, self.now, code, needs_action=needs_action)
+        if row.pay_at is None and not needs_action and not by_provider and invoice.status in OPEN:
             _give_up(session, row, invoice, self.now)
         log.warning("payment_failed", invoice=self.invoice_id, code=code, needs_action=needs_action)
 

@@ -27,7 +27,18 @@ CREDIT_NOTE = "fb_credit_note_id"
 
 Request = dict[str, Any]
 Step = Literal[
-    "customer", "method", "checkout", "invoice", "line", "finalize", "pay", "void", "delete", "uncollectible", "refund"
+    "customer",
+    "method",
+    "checkout",
+    "invoice",
+    "line",
+    "finalize",
+    "pay",
+    "void",
+    "delete",
+    "uncollectible",
+    "refund",
+    "retries",
 ]
 RemoteStatus = Literal["draft", "open", "paid", "uncollectible", "void"]
 
@@ -98,7 +109,7 @@ class Line:
 class RemoteInvoice:
     """An invoice as the provider has it. `lines`: our id of each with its amount, in their order; of a draft only.
 
-    `is_taxed`: the provider works out the tax, so that its total is not ours.
+    `is_retried`: the provider tries again by itself. `is_taxed`: it works out the tax, so that its total is not ours.
     """
 
     id: str
@@ -110,6 +121,7 @@ class RemoteInvoice:
     url: str | None = None
     lines: tuple[tuple[str, int], ...] = ()
     is_taxed: bool = False
+    is_retried: bool = False
 
 
 @dataclass(frozen=True, slots=True)

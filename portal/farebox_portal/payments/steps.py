@@ -28,6 +28,7 @@ Tax = Literal["none", "awaited"]
 class Claim:
     """An invoice of ours. `customer` is the provider's id. `is_due`: a try to take the money is due now.
 
+    `is_retried_there`: a try has failed, and the provider makes the next ones.
     `lines` are what is still to be taken: where credit notes took back a part, one of them is CREDITED.
     """
 
@@ -40,6 +41,7 @@ class Claim:
     wish: Wish
     is_due: bool
     tax: Tax = "none"
+    is_retried_there: bool = False
 
     @property
     def total_minor(self) -> int:
@@ -177,6 +179,8 @@ def _collect(claim: Claim, remote: RemoteInvoice) -> Send | Rest:
         return Send("uncollectible", {"id": remote.id})
     if remote.status in ("open", "uncollectible") and claim.wish == "collect" and claim.is_due:
         return Send("pay", {"id": remote.id})
+    if remote.status == "open" and claim.is_retried_there and not remote.is_retried:
+        return Send("retries", {"id": remote.id}, remote.id)
     return Rest(remote.status, remote)
 
 
@@ -202,6 +206,8 @@ def is_done(step: str, remote: RemoteInvoice) -> bool:
             return remote.status != "draft"
         case "pay":
             return remote.status == "paid"
+        case "retries":
+            return remote.is_retried
         case _:
             return part == remote.id and remote.status == name
 

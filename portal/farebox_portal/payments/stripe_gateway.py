@@ -117,6 +117,8 @@ class StripeGateway:
                 return self._done(lambda: v1.invoices.void_invoice(id_, {}, options))
             case "uncollectible":
                 return self._done(lambda: v1.invoices.mark_uncollectible(id_, {}, options))
+            case "retries":
+                return self._done(lambda: v1.invoices.update(id_, params, options))
             case "refund":
                 return self._done(lambda: v1.credit_notes.create(params, options))
             case "delete":
@@ -177,6 +179,7 @@ class StripeGateway:
             url=found.hosted_invoice_url,
             lines=lines,
             is_taxed=bool(found.automatic_tax.enabled),
+            is_retried=bool(found.auto_advance),
         )
 
     def customer(self, id_: str) -> RemoteCustomer:
@@ -362,6 +365,8 @@ def _params(step: Step, request: Request) -> dict[str, Any]:
                 "automatic_tax": {"enabled": request.get("is_taxed", False)},
                 "metadata": {INSTANCE: request["instance"], INVOICE: request["invoice"]},
             } | ({"description": request["description"]} if request.get("description") else {})
+        case "retries":
+            return {"auto_advance": True}
         case "refund":
             of = currency(request["currency"])
             amount = to_stripe(request["amount_minor"], of)

@@ -80,6 +80,7 @@ class SubscriptionDocument(Output):
     current_period: PeriodDocument
     currency: str
     payment_status: str
+    payment_url: Annotated[str | None, Field(description="Where what failed can be paid, or confirmed")] = None
     addons: list[AddonQuantity]
     scheduled: list[ScheduledEvent]
     metadata: dict[str, Any]
@@ -119,6 +120,7 @@ def show_life(
         current_period=PeriodDocument(from_=period.start, to=period.end),
         currency=current.plan.currency,
         payment_status=subscription.payment_status,
+        payment_url=subscription.payment_url,
         addons=[
             AddonQuantity(id=piece.hold.id, addon=refer_addon(piece.hold.addon), quantity=piece.quantity)
             for piece in sorted(current.addons_at(at), key=lambda piece: piece.hold.addon.key)

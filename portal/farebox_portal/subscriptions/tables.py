@@ -31,6 +31,8 @@ class Subscription(SQLModel, table=True):
     payment_status: str = "not_required"
     # From then on it is refused, as it is not paid; null: it is not. `uncollectible` is refused at any time.
     payment_refused_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    # Where the payer can pay what failed, or confirm what the bank asks for; null: nothing waits for that.
+    payment_url: str | None = None
     # When the invoicing run looks at it next; null: there is nothing left to invoice. Whatever changes what is charged
     # sets AT_ONCE in its transaction. `invoiced_to`: up to when it has been looked at.
     invoice_due_at: datetime | None = Field(default=AT_ONCE, sa_type=UTCDateTime, index=True)

@@ -92,7 +92,10 @@ class EntitlementHistory(Output):
 
 
 class PaymentStatus(Output):
+    """`url`: where what failed can be paid, or confirmed where the bank asks for that (3-D Secure)."""
+
     status: str
+    url: str | None = None
 
 
 class UsageDocument(Output):
@@ -120,7 +123,7 @@ def usage_document(session: Session, subscription_id: str, now: datetime) -> Usa
         customer_id=found.subscription.customer_id,
         plan_key=found.plan_key,
         entitlements=shown | others,
-        payment_status=PaymentStatus(status=found.subscription.payment_status),
+        payment_status=PaymentStatus(status=found.subscription.payment_status, url=found.subscription.payment_url),
     )
 
 
