@@ -88,6 +88,12 @@ def test_a_newcomer_installs_runs_tries_and_sells(tmp_path: Path) -> None:
         assert "growth" in (clone / "catalog.yaml").read_text()
         invoices = json.loads(sh(block("invoices"), clone))["items"]
         assert {(one["number"], one["total"]) for one in invoices} == {("INV-000001", "49.00"), ("INV-000002", "49.00")}
+        assert '"units":1000' in sh(block("credits"), clone)
+        last = block("credits").splitlines()
+        asked = "\n".join([*last[:2], last[-1].removeprefix("sleep 3; ")])
+        deadline = time.monotonic() + 20
+        while json.loads(sh(asked, clone))["units"][0]["balance"] != 6000:
+            assert time.monotonic() < deadline, sh(asked, clone)
     finally:
         os.killpg(demo.pid, signal.SIGINT)
         assert demo.wait(30) in (0, 130)

@@ -155,6 +155,8 @@ def checked(
 ) -> tuple[Subscription, int, Currency]:
     """For which subscription, for how much. Raises Invalid, NotFound, Conflict."""
     subscription = subscription_of(session, customer, wanted.subscription_id, now)
+    if now < subscription.active_from:
+        raise Conflict("The subscription has not begun yet.", code="subscription_not_started")
     of = currency(_stretch(session, subscription, now).plan.currency)
     amount_minor = minor_of(wanted.amount, of, "/amount")
     least = max(1, minimum_minor(of))

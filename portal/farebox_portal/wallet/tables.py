@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, Index
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, ForeignKey, Index, String
 from sqlmodel import Field, SQLModel
 
 from farebox_portal.db import UTCDateTime
@@ -34,7 +34,10 @@ class CreditLot(SQLModel, table=True):
 
     id: str = Field(primary_key=True)
     customer_id: str = Field(foreign_key="customers.id", index=True)
-    subscription_id: str | None = Field(default=None, foreign_key="subscriptions.id")
+    # A subscription that never began may be deleted, and what it was granted with it; nothing is sold to such a one.
+    subscription_id: str | None = Field(
+        default=None, sa_column=Column(String, ForeignKey("subscriptions.id", ondelete="CASCADE"), nullable=True)
+    )
     feature_key: str | None = None
     units: int | None = Field(default=None, sa_type=BigInteger)
     currency: str

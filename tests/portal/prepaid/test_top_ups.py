@@ -216,6 +216,20 @@ def test_the_plan_may_have_lost_the_feature_by_the_time_it_is_paid(counter: Coun
     counter.work(HOUR)
 
 
+def test_nothing_is_sold_to_a_subscription_that_has_not_begun_and_what_it_was_granted_goes_with_it(
+    counter: Counter,
+) -> None:
+    counter.client.post("/v1/customers", json={"key": "acme", "name": "Acme"})
+    order = {"plan": {"key": "packs"}, "customerKey": "acme", "timing": (APRIL + DAY).isoformat()}
+    row = counter.client.post("/v1/subscriptions", json=order).json()["id"]
+    counter.grant(units=5, featureKey="credits")
+    for method, path, more in (("POST", "top-ups", {}), ("PUT", "auto-recharge", {"thresholdUnits": 1})):
+        answer = counter.send(method, f"/wallet/{path}", {"amount": "5.00"} | UNITS | more)
+        assert (answer.status_code, answer.json()["code"]) == (409, "subscription_not_started")
+    assert counter.client.delete(f"/v1/subscriptions/{row}").status_code == 204
+    assert counter.get("/credits")["items"] == []
+
+
 def test_an_order_that_is_sent_twice_is_one(counter: Counter) -> None:
     counter.a_subscription()
     headers = {"Idempotency-Key": "once"}

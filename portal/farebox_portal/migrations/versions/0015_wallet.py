@@ -34,7 +34,7 @@ def upgrade() -> None:
             name="credit_lots_never_below_zero",
         ),
         sa.ForeignKeyConstraint(["customer_id"], ["customers.id"]),
-        sa.ForeignKeyConstraint(["subscription_id"], ["subscriptions.id"]),
+        sa.ForeignKeyConstraint(["subscription_id"], ["subscriptions.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_credit_lots_customer_id", "credit_lots", ["customer_id"])
