@@ -15,6 +15,7 @@
       write        all of it into the database, numbers without gaps
     status     the states of an invoice, and every way from one to another (pure)
     actions    finalize, pay, void, mark uncollectible
+    verify     all books at once, for operators: everything of `checks` that can be seen in what is stored
     credit_notes, replay, line_usage, show, words, page, pdf, routes            /v1/invoices
 
 Choices that are not obvious:

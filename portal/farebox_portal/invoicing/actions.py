@@ -15,9 +15,10 @@ from farebox_portal.customers.tables import Customer
 from farebox_portal.errors import Conflict, NotFound
 from farebox_portal.invoicing import ledger, profiles, standing
 from farebox_portal.invoicing.books import Book, Shelf, read_books
+from farebox_portal.invoicing.checks import MoneyFault, check_paper
 from farebox_portal.invoicing.close import close_books, issue_draft, rate_books, take
 from farebox_portal.invoicing.compose import NOTHING
-from farebox_portal.invoicing.paper import read_paper
+from farebox_portal.invoicing.paper import Paper, read_paper
 from farebox_portal.invoicing.status import after
 from farebox_portal.invoicing.steps import Kind, Step
 from farebox_portal.invoicing.tables import TOP_UP, CreditRow, Invoice, InvoiceLine
@@ -52,7 +53,7 @@ def lock(session: Session, invoice: Invoice) -> None:
 
 
 def finalize(session: Session, invoice: Invoice, terms: Terms, now: datetime) -> Invoice:
-    """Issue a draft at once, with what was used until now; or release one that was held.
+    """Issue a draft at once, with what was used until now; or release one that was held, unless its sums are wrong.
 
     Raises Conflict when it was issued already; so do all steps for what their state does not allow.
     """
@@ -75,6 +76,7 @@ def finalize(session: Session, invoice: Invoice, terms: Terms, now: datetime) ->
 def _release(session: Session, invoice: Invoice, work: Work) -> None:
     """What was held for review may have to wait for its tax next; what waits for that is issued without."""
     paper = read_paper(invoice, lines_of(session, invoice))
+    _require_sums(paper)
     customer = session.get_one(Customer, invoice.customer_id)
     mode = profiles.tax_mode_for(profiles.default(session), customer, invoice.currency)
     if invoice.tax_status is None and mode != "off" and invoice.total_minor > 0:
@@ -182,6 +184,14 @@ def mark_overdue(session: Session, now: datetime) -> int:
     return len(owners)
 
 
+def _require_sums(paper: Paper) -> None:
+    """Raises Conflict: nobody can release what does not add up."""
+    try:
+        check_paper(paper)
+    except MoneyFault as fault:
+        raise Conflict(f"Its sums do not add up, which is a fault of ours ({fault}).", code="invoice_held") from fault
+
+
 # --- what they share -------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +290,7 @@ def stepped(
     invoice.updated_at = now
     session.add(invoice)
     session.flush()
+    ledger.check_owed(session, invoice)
     standing.tell(session, invoice.subscription_id)
     _note(session, verb, invoice, before, now, more)
     return invoice

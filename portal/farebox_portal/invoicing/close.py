@@ -22,7 +22,7 @@ from farebox_portal.invoicing import ledger
 from farebox_portal.invoicing.adjust import Adjustments, adjusted
 from farebox_portal.invoicing.books import Book, Shelf, read_books, settled_minor, with_grant, with_line
 from farebox_portal.invoicing.charges import Due
-from farebox_portal.invoicing.checks import MoneyFault, check_credits, check_paper
+from farebox_portal.invoicing.checks import MoneyFault, check_credits, check_moves, check_paper
 from farebox_portal.invoicing.compose import NOTHING, Billed, Composed, Grant, compose
 from farebox_portal.invoicing.fees import fees
 from farebox_portal.invoicing.minimum import minimum_minor
@@ -32,7 +32,7 @@ from farebox_portal.invoicing.sanity import HISTORY, doubts
 from farebox_portal.invoicing.status import after
 from farebox_portal.invoicing.steps import Step
 from farebox_portal.invoicing.terms import Terms
-from farebox_portal.invoicing.write import Work, write
+from farebox_portal.invoicing.write import Work, credits_used, write
 from farebox_portal.pricing.coupons import Coupon, is_reduced
 from farebox_portal.pricing.money import currency
 from farebox_portal.pricing.settle import Bill, Credit
@@ -260,7 +260,7 @@ def _issue(book: Book, draft: Paper, step: Step, work: Work, *, whatever_it_is: 
     if coupon is not None and coupon.is_once and is_reduced(bill.lines):
         work.coupons_used.append((book.subscription.id, coupon.terms.id, draft.columns["id"]))
         book.coupons.remove(coupon)
-    reasons = [] if whatever_it_is else _doubts(book, draft)
+    reasons = _faults(book, draft) if whatever_it_is else [*_doubts(book, draft), *_faults(book, draft)]
     is_doubted = bool(reasons)
     if not is_doubted and book.tax_mode != "off" and bill.total_minor > 0:  # see tax.py
         draft.columns["tax_status"] = "pending"
@@ -284,14 +284,24 @@ def _sum_up(paper: Paper, subtotal_minor: int, tax_minor: int, total_minor: int)
 def _doubts(book: Book, draft: Paper) -> list[str]:
     currencies = {due.plan.currency for due in book.dues} | {draft.columns["currency"]}
     least = minimum_minor(currency(book.currency))
-    found = doubts(draft.columns["total_minor"], currencies, book.history, least)
+    return doubts(draft.columns["total_minor"], currencies, book.history, least)
+
+
+def _faults(book: Book, draft: Paper) -> list[str]:
+    """The reason for which nobody can release it, either."""
+    columns = draft.columns
+    occasion = ledger.Occasion(
+        "", columns["currency"], book.customer.id, book.subscription.id, columns["id"], columns["created_at"]
+    )
+    moves = ledger.issued(occasion, columns["total_minor"], columns["tax_minor"], credits_used(draft).items())
     try:
         check_paper(draft)
         check_credits(credit.amount_minor for credit in (*book.credits, *book.purse.credits))
+        check_moves(moves, ledger.receivable(book.customer.id), columns["total_minor"])
     except MoneyFault as fault:
-        log.error("money_fault", invoice=draft.columns["id"], rule=str(fault))
-        found.append("arithmetic")
-    return found
+        log.error("money_fault", invoice=columns["id"], rule=str(fault))
+        return ["arithmetic"]
+    return []
 
 
 def _use_credits(book: Book, draft: Paper, bill: Bill, work: Work) -> None:

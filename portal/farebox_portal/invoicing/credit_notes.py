@@ -144,6 +144,7 @@ def _write(
     said = {"number": note.number, "total": decimal_text(total_minor, of), "refunded": decimal_text(refunded, of)}
     audit.record(session, "invoice.credit", "invoice", invoice.id, now, before={"status": before}, after=said)
     session.flush()
+    ledger.check_owed(session, invoice)
     return note
 
 

@@ -23,8 +23,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlalchemy import case
+from sqlmodel import Session, col, func, select
 
+from farebox_portal.invoicing.checks import require
+from farebox_portal.invoicing.status import OPEN
 from farebox_portal.invoicing.tables import Invoice, LedgerEntry
 
 Row = dict[str, Any]
@@ -101,6 +104,26 @@ def reversed_entries(session: Session, invoice: Invoice, occasion: Occasion) -> 
     for entry in found:
         sums[entry.debit, entry.credit] += entry.amount_minor
     return [row for (debit, credit), total in sums.items() for row in occasion.move(total, to=credit, from_=debit)]
+
+
+def check_owed(session: Session, invoice: Invoice) -> None:
+    """M3, M8 and M11 of one invoice, whose changes are flushed. Raises MoneyFault."""
+    owed = moved_of(receivable(invoice.customer_id))
+    moved = session.exec(select(owed).where(LedgerEntry.invoice_id == invoice.id)).one()
+    require(int(moved or 0) == still_owed(invoice), "M3: what is owed by the ledger is what is owed by the invoice")
+    require(0 <= invoice.refunded_minor <= max(0, invoice.paid_minor), "M8: refunds are at most what was paid")
+
+
+def still_owed(invoice: Invoice) -> int:
+    """What the ledger is to say of an invoice."""
+    return invoice.outstanding_minor if invoice.status in OPEN else 0
+
+
+def moved_of(account: Any) -> Any:
+    """The sum of what an account got, less what it gave: a column over entries."""
+    got = case((col(LedgerEntry.debit) == account, col(LedgerEntry.amount_minor)), else_=0)
+    gave = case((col(LedgerEntry.credit) == account, col(LedgerEntry.amount_minor)), else_=0)
+    return func.sum(got) - func.sum(gave)
 
 
 def balances(entries: Iterable[LedgerEntry]) -> Counter[tuple[str, str]]:

@@ -7,6 +7,7 @@ written into our books.
 back from a page. It can be called at any time, any number of times. No transaction is open while the provider is asked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -19,7 +20,8 @@ from farebox_portal import audit
 from farebox_portal.customers.accounts import is_by_hand
 from farebox_portal.customers.tables import Customer
 from farebox_portal.db import transaction
-from farebox_portal.invoicing import actions, profiles, standing, tax
+from farebox_portal.invoicing import actions, ledger, profiles, standing, tax
+from farebox_portal.invoicing.checks import MoneyFault, check_sums, require
 from farebox_portal.invoicing.minimum import minimum_minor
 from farebox_portal.invoicing.status import OPEN
 from farebox_portal.invoicing.tables import Invoice, InvoiceLine
@@ -221,6 +223,10 @@ class _Run:
             except (Unknown, Busy, Rejected) as failure:  # the last: while reading
                 self._later(failure.code)
                 return
+            except MoneyFault as fault:  # of ours; nothing is charged before somebody has looked
+                log.error("money_fault", invoice=self.invoice_id, rule=str(fault))
+                self._stop(Stop("arithmetic"))
+                return
             except (Unauthorized, Lacking) as failure:  # nothing more is sent before somebody has mended the key
                 status = "unauthorized" if isinstance(failure, Unauthorized) else "lacking"
                 with transaction(self.desk.engine) as session:
@@ -264,6 +270,8 @@ class _Run:
                 return None
             wants_tax: Tax = "awaited" if tax.is_awaited(invoice) else "none"
             lines = _lines(session, invoice) if wants_tax == "none" else _taxed_lines(session, invoice)
+            if wish == "collect" and self.guess is None:
+                _check(session, invoice, lines)
             payer = payer_of(session, row.customer_id, self.now)
             is_due = row.pay_at is not None and row.pay_at <= self.now and payer.method_id is not None
             known = payer.provider_id
@@ -552,6 +560,17 @@ def _give_up(session: Session, row: Collection, invoice: Invoice, now: datetime)
 
 def _taxed_lines(session: Session, invoice: Invoice) -> tuple[Line, ...]:
     return tuple(item.line for item in items_of(session, invoice))
+
+
+def _check(session: Session, invoice: Invoice, lines: Sequence[Line]) -> None:
+    """The last look before money is asked for. Raises MoneyFault."""
+    check_sums(invoice.model_dump(), [line.model_dump() for line in actions.lines_of(session, invoice)])
+    ledger.check_owed(session, invoice)
+    if tax.is_awaited(invoice):  # nothing is owed before that is known
+        return
+    asked = sum(line.amount_minor for line in lines)
+    require(asked == invoice.outstanding_minor, "M2: what is asked for is what is owed")
+    require(asked >= minimum_minor(currency(invoice.currency)), "M13: what is too little to be charged is carried")
 
 
 def _lines(session: Session, invoice: Invoice) -> tuple[Line, ...]:

@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from builders.payments import DAY, Shop
 from builders.portal import a_plan
@@ -190,6 +192,31 @@ def test_what_cannot_come_from_us_stops_it_before_it_is_final(shop: Shop, meddle
     assert {one[1] for one in shop.there()} == {"draft"}
     shown = shop.client.get("/v1/payment-collections", params={"status": "stopped"}).json()["items"]
     assert [(one["invoiceId"], one["fault"]) for one in shown] == [(row.invoice_id, reason)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ledger_entries SET amount_minor = amount_minor - 1",
+        "UPDATE invoice_lines SET amount_minor = amount_minor + 100",
+        "UPDATE invoices SET total_minor = 0; UPDATE ledger_entries SET amount_minor = 0",
+        "UPDATE invoices SET refunded_minor = 1, credited_minor = 1",
+    ],
+)
+def test_an_invoice_that_does_not_add_up_is_not_charged(shop: Shop, statement: str) -> None:
+    shop.a_customer()
+    shop.a_subscription()
+    with transaction(shop.engine) as session:
+        for part in statement.split(";"):
+            session.connection().execute(text(part))
+    with capture_logs() as logged:
+        shop.work()
+    row = shop.collection()
+    assert shop.charges() == []
+    assert shop.there() == []
+    if "total_minor = 0" not in statement:  # that is nothing to charge anyway
+        assert (row.state, row.fault) == ("stopped", "arithmetic")
+        assert [line["log_level"] for line in logged if line["event"] == "money_fault"] == ["error"]
 
 
 def test_what_was_stopped_goes_on_when_an_operator_says_so(shop: Shop) -> None:
