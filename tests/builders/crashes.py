@@ -25,6 +25,7 @@ class Effects:
         self.at: Collection[int] = ()
         self.is_dead = False
         self._is_read_only = False
+        vars(http).pop("request", None)  # of whoever had it before
         self._commit, self._request = engine.dialect.do_commit, http.request
         event.listen(engine, "commit", self._note_mode)
         engine.dialect.do_commit = self._do_commit  # type: ignore[method-assign]

@@ -125,10 +125,14 @@ class Books(RuleBasedStateMachine):
         self.now, self.events = START, 0
         with transaction(self.engine) as session:
             self.id = an_order(session, plan, START).id
+        self.open()
         self.tenures = [Tenure(plan, START, served=[(START, None)])]
         self.is_paused = False
         self.ends: datetime | None = None
         self.close()
+
+    def open(self) -> None:
+        """What else there is before anything happens."""
 
     def teardown(self) -> None:
         if not hasattr(self, "database"):
