@@ -388,10 +388,12 @@ def test_what_is_exported_and_applied_elsewhere_leaves_no_difference(client: Tes
         "name": "GPT",
         "meterSlug": "api_requests",
         "advancedMeterGroupByFilters": {"model": {"$in": ["gpt-4", "gpt-5"]}},
+        "unitCost": {"type": "llm", "provider": "openai", "modelProperty": "model"},
     }
     extended = a_catalog(
         policies=[*a_catalog()["policies"], {"key": "open"}],
         features=[*a_catalog()["features"], slice_],
+        meters=[*a_catalog()["meters"], {"slug": "hits", "aggregation": "COUNT", "eventFrom": "2025-01-01T00:00:00Z"}],
         plans=[
             a_plan(a_card(price={"type": "unit", "amount": "0.10"}), rateLimit={"requests": 5, "per": "PT10S"}),
             a_plan(key="open", metadata={"popular": "true"}, settlementMode="credit_then_invoice"),
