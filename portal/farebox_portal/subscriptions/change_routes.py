@@ -108,6 +108,14 @@ def change_router(used_share: UsedShare, require_payment: RequirePayment, previe
             once, subscription_id, lambda row: plan_change.plan_migration(once.session, row, wanted, once.now)
         )
 
+    @router.post("/migrate/preview", response_model_exclude_none=True)
+    def preview_own_migration(
+        subscription_id: str, session: ReadSessionDep, clock: ClockDep, body: MigrateInput | None = None
+    ) -> ChangeDocument:
+        """What `migrate` with the same body would do now. Changes nothing."""
+        row, now = lifecycle.get(session, subscription_id), clock.now()
+        return plan_change.show(session, plan_change.plan_migration(session, row, body or MigrateInput(), now), now)
+
     return router
 
 

@@ -447,6 +447,9 @@ def test_the_next_version_of_a_plan_keeps_the_addons_of_who_migrates(shop: TestC
     second = shop.post("/v1/plans", json=a_plan_document()).json()["id"]
     shop.post(f"/v1/plans/{second}/publish")
     clock.advance(DAY)
+    previewed = shop.post(f"/v1/subscriptions/{row}/migrate/preview")
+    assert shop.get(f"/v1/subscriptions/{row}").json() == previewed.json()["current"], "nothing has changed"
     moved = shop.post(f"/v1/subscriptions/{row}/migrate")
+    assert moved.json() == previewed.json()
     assert moved.status_code == 200, moved.text
     assert [one["quantity"] for one in moved.json()["next"]["addons"]] == [1]

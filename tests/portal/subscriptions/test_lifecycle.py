@@ -337,6 +337,7 @@ def test_a_change_is_previewed_made_and_repeated_once(shop: TestClient, clock: F
         ("POST", "/pause"),
         ("POST", "/resume"),
         ("POST", "/migrate"),
+        ("POST", "/migrate/preview"),
     ],
 )
 def test_what_does_not_exist_is_a_404(shop: TestClient, method: str, path: str) -> None:

@@ -87,6 +87,12 @@ def test_without_grants_it_is_the_plan_s_number(units: int, expected: tuple[int,
     assert (found.used, found.balance, found.overage, found.limit) == expected
 
 
+def test_an_upgrade_to_a_plan_that_allows_the_same_is_full_again_beside_a_grant() -> None:
+    life = a_life((0, a_plan(), False), (3, a_plan(metadata={"name": "another"}), True))
+    found = stands([a_grant()], {1: 60}, 4, life)
+    assert (found.used, found.balance, found.limit) == (0, 150, 150)
+
+
 def test_what_is_used_later_does_not_count_yet() -> None:
     found = stands([a_grant(at=4)], {1: 20, 5: 10}, 3)
     assert (found.used, found.balance, found.limit) == (20, 80, 100)
