@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine, func
-from sqlmodel import Session, select
+from sqlalchemy import Engine, func, update
+from sqlmodel import Session, col, select
 
 from builders.databases import DIALECTS
 from builders.subscriptions import APRIL, a_catalog, an_order
@@ -156,6 +156,23 @@ def test_the_last_one_goes_to_one_and_comes_back_if_that_never_begins(session: S
     assert counted(session) == (0, 0)
     coupons.redeem(session, row, "TEN", APRIL)
     assert counted(session) == (1, 1)
+
+
+def test_one_that_is_archived_while_it_is_being_redeemed_is_not_redeemed(session: Session, row: Subscription) -> None:
+    coupon = a_coupon(session)
+    archived = update(Coupon).where(col(Coupon.id) == coupon.id).values(archived_at=APRIL)
+    session.connection().execute(archived)  # by somebody else: this session has read it before
+    assert coupon.archived_at is None
+    assert refusal(Conflict, coupons.redeem, session, row, "TEN", APRIL) == "coupon_used_up"
+
+
+def test_one_that_is_removed_before_it_began_never_was_in_force(session: Session) -> None:
+    coupon = a_coupon(session)
+    row = an_order(session, "pro", customer="later", timing=MAY, coupon="TEN")
+    coupons.remove(session, row, APRIL)
+    redemption = session.get_one(Redemption, (row.id, coupon.id))
+    assert (redemption.starts_at, redemption.ends_at) == (MAY, MAY)
+    assert codes(session, row, APRIL, MAY, JUNE) == [None, None, None]
 
 
 def test_what_is_done_stands_in_the_log(session: Session, row: Subscription) -> None:
