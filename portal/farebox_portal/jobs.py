@@ -90,6 +90,7 @@ def _collecting(engine: Engine, clock: Clock, settings: Settings, stop: threadin
                 Job("checkouts", 1.0, lambda: till.look_at_checkout(clock.now())),
                 Job("tell_progress", 30.0, lambda: till.tell_progress(clock.now())),
                 Job("refund", 2.0, lambda: till.refund(clock.now())),
+                Job("look_after_webhooks", 900.0, lambda: till.look_after_webhooks(clock.now())),
                 Job("look_at_taxes", 60.0, lambda: till.look_at_taxes(clock.now())),
                 Job("forget_payment_events", 3600.0, lambda: till.forget(clock.now())),
             ],

@@ -12,7 +12,8 @@ from sqlmodel import Session, col, func, select
 from farebox_portal.db import transaction
 from farebox_portal.doctor.report import Check, Finding, check, fail, skipped, warn
 from farebox_portal.invoicing import profiles
-from farebox_portal.payments.account import WEBHOOKS, connected, is_checked, webhook_secrets
+from farebox_portal.payments import webhook_endpoint
+from farebox_portal.payments.account import connected, is_checked, webhook_secrets
 from farebox_portal.payments.gateway import Account, Endpoint, Gateway, GatewayFailure
 from farebox_portal.payments.tables import PaymentEvent
 from farebox_portal.settings import Settings
@@ -270,7 +271,7 @@ def _endpoint(facts: Facts, account: Connected, endpoints: tuple[Endpoint, ...])
         yield fail(
             "our endpoint is switched off at Stripe, as its deliveries failed for days", "enable it there, or " + anew
         )
-    if ours.url != facts.public_url + WEBHOOKS:
+    if ours.url != facts.public_url + webhook_endpoint.PATH:
         yield fail(f"our endpoint is registered as {ours.url}, and we are {facts.public_url}", anew)
     if ours.untold:
         yield warn(f"our endpoint does not tell of {', '.join(ours.untold)}", anew)

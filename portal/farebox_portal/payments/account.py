@@ -2,7 +2,6 @@
 
 import secrets
 from datetime import datetime
-from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
 from sqlmodel import Session, func, select
@@ -13,11 +12,11 @@ from farebox_portal.documents import Instant, Output
 from farebox_portal.errors import Conflict, Invalid
 from farebox_portal.invoicing import profiles
 from farebox_portal.invoicing.profile_document import ProfileInput
+from farebox_portal.payments import webhook_endpoint
 from farebox_portal.payments.gateway import Gateway, GatewayFailure
 from farebox_portal.payments.tables import PaymentAccount, PaymentEvent
 from farebox_portal.settings import Settings
 
-WEBHOOKS = "/v1/webhooks/stripe"
 _PROVIDER = "stripe"
 
 
@@ -89,13 +88,14 @@ def connect(
         connected_at=now,
         updated_at=now,
     )
-    _register(gateway, settings, row)
+    made = webhook_endpoint.register(gateway, settings, row)
     with transaction(engine) as session:
         if connected(session) is not None:
             raise Conflict("A Stripe account is connected already.", code="stripe_already_connected")
         session.add(row)
         profiles.connect(session, account_id, profile or profiles.of_provider(), now)
         audit.record(session, "stripe.connect", "payment_account", row.id, now, after={"account": account_id})
+    webhook_endpoint.remove(gateway, made)
     return row
 
 
@@ -109,7 +109,7 @@ def rotate(engine: Engine, gateway: Gateway, settings: Settings, now: datetime) 
         raise Conflict("The key is of the other mode; live and test never mix.", code="stripe_mode_differs")
     if _check(gateway) != row.account_id:
         raise Conflict("The key is of another Stripe account.", code="stripe_account_differs")
-    _register(gateway, settings, row)
+    made = webhook_endpoint.register(gateway, settings, row)
     with transaction(engine) as session:
         stored = session.get_one(PaymentAccount, _PROVIDER)
         stored.status, stored.fault, stored.updated_at = "ready", None, now
@@ -117,6 +117,7 @@ def rotate(engine: Engine, gateway: Gateway, settings: Settings, now: datetime) 
         stored.webhook_id, stored.webhook_secrets = row.webhook_id, row.webhook_secrets
         session.add(stored)
         audit.record(session, "stripe.rotate", "payment_account", row.id, now, after={"account": row.account_id})
+    webhook_endpoint.remove(gateway, made)
     return stored
 
 
@@ -132,28 +133,6 @@ def _check(gateway: Gateway) -> str:
     except GatewayFailure as failure:
         detail = f"FAREBOX_STRIPE_API_KEY: {failure.detail}"
         raise Invalid([{"pointer": "", "detail": detail}], code="stripe_key_refused") from failure
-
-
-def _register(gateway: Gateway, settings: Settings, row: PaymentAccount) -> None:
-    """An endpoint of ours at the provider, where there is a way for it to reach us; and its secret into the row."""
-    if settings.stripe_webhook_secret is not None or not is_reachable(settings):
-        return
-    url = settings.public_url + WEBHOOKS
-    known = [one for one in gateway.endpoints(row.instance) if one.is_ours]
-    if any(one.id == row.webhook_id and one.url == url for one in known) and row.webhook_secrets:
-        return
-    made = gateway.add_endpoint(url, row.instance, f"fb1:{row.instance}:webhook:{secrets.token_hex(8)}")
-    for one in known:
-        gateway.remove_endpoint(one.id)
-    row.webhook_id = made.id
-    # The secret before signs what is still on its way.
-    row.webhook_secrets = [*([made.secret] if made.secret else []), *row.webhook_secrets[:1]]
-
-
-def is_reachable(settings: Settings) -> bool:
-    """Whether the provider could deliver to us: over https, or on the machine on which its stand-in runs too."""
-    is_local = urlsplit(settings.public_url).hostname in ("127.0.0.1", "localhost", "::1")
-    return settings.is_stripe_local if is_local else settings.public_url.startswith("https://")
 
 
 def webhook_secrets(session: Session, settings: Settings) -> list[str]:
@@ -198,7 +177,7 @@ def readiness(session: Session, settings: Settings, gateway: Gateway | None) -> 
         connected_at=row.connected_at,
         webhooks=WebhookDocument(
             mode="polling" if is_polling else "events",
-            url=None if is_polling else settings.public_url + WEBHOOKS,
+            url=None if is_polling else settings.public_url + webhook_endpoint.PATH,
             id=row.webhook_id,
             pending=_count(session, "pending"),
             dead=_count(session, "dead"),

@@ -22,7 +22,7 @@ from farebox_portal.invoicing.profile_document import Country, ProfileInput
 from farebox_portal.invoicing.show import InvoiceDocument
 from farebox_portal.invoicing.show import show as show_invoice
 from farebox_portal.pages import Listing, PageDep, listing
-from farebox_portal.payments import account, checkout, disputes, events, operations, refunds, replay
+from farebox_portal.payments import account, checkout, disputes, events, operations, refunds, replay, webhook_endpoint
 from farebox_portal.payments.gateway import Gateway, GatewayFailure, Unauthorized
 from farebox_portal.payments.open import RETRIES_OF_REQUESTS, jobs_per_s, open_gateway
 from farebox_portal.payments.progress import ProgressDocument, progress
@@ -104,6 +104,28 @@ def rotate_stripe(parts: PartsDep, clock: ClockDep) -> account.ReadinessDocument
     """
     gateway = _given_gateway(parts)
     account.rotate(parts.engine, gateway, parts.settings, clock.now())
+    with transaction(parts.engine, read_only=True) as session:
+        return account.readiness(session, parts.settings, gateway)
+
+
+@router.post("/setup/stripe/webhook/rotate", response_model_exclude_none=True)
+def rotate_webhook_secret(parts: PartsDep, clock: ClockDep) -> account.ReadinessDocument:
+    """A new endpoint with a new secret in the place of ours; what was signed with the one before is still good. 409
+    where somebody made one by hand, or the provider cannot reach us.
+    """
+    gateway = _gateway(parts)
+    with transaction(parts.engine, read_only=True) as session:
+        connected = account.connected(session)
+    if connected is None:
+        raise Conflict("No Stripe account is connected; connect one first.", code="stripe_not_connected")
+    try:
+        is_new = webhook_endpoint.look_after(
+            parts.engine, gateway, parts.settings, connected, clock.now(), is_forced=True
+        )
+    except GatewayFailure as failure:
+        raise _away(failure) from failure
+    if not is_new:
+        raise Conflict("The webhook endpoint is not ours to make.", code="webhook_not_ours")
     with transaction(parts.engine, read_only=True) as session:
         return account.readiness(session, parts.settings, gateway)
 

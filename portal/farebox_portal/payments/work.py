@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from farebox_portal.db import transaction
 from farebox_portal.errors import NotFound
 from farebox_portal.invoicing.terms import Terms, terms_of
-from farebox_portal.payments import collect, events
+from farebox_portal.payments import collect, events, webhook_endpoint
 from farebox_portal.payments.account import usable
 from farebox_portal.payments.checkout import advance_checkout, due_checkout, postpone
 from farebox_portal.payments.gateway import Gateway, GatewayFailure
@@ -36,12 +36,13 @@ class Till:
     gateway: Gateway
     terms: Terms
     per_s: float | None = None
+    settings: Settings | None = None
 
     @classmethod
     def of(cls, engine: Engine, settings: Settings) -> Self | None:
         """None: everything is paid by hand."""
         gateway = open_gateway(settings, RETRIES_OF_JOBS)
-        return None if gateway is None else cls(engine, gateway, terms_of(settings), jobs_per_s(settings))
+        return None if gateway is None else cls(engine, gateway, terms_of(settings), jobs_per_s(settings), settings)
 
     def enroll(self, now: datetime) -> bool:
         return collect.enroll(self.engine, now) > 0
@@ -75,6 +76,13 @@ class Till:
 
     def refund(self, now: datetime) -> bool:
         return refund_due(self.engine, self.gateway, now)
+
+    def look_after_webhooks(self, now: datetime) -> None:
+        """An endpoint that the provider has disabled is noticed, and made anew."""
+        with transaction(self.engine, read_only=True) as session:
+            account = usable(session, self.gateway)
+        if account is not None and self.settings is not None:
+            webhook_endpoint.look_after(self.engine, self.gateway, self.settings, account, now)
 
     def look_at_taxes(self, now: datetime) -> bool:
         """Where tax is enforced: whether it can be worked out by now for those for whom it could not."""

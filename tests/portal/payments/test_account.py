@@ -12,10 +12,10 @@ from builders.stripe_client import KEY
 from builders.stripe_contract import Contract
 from farebox_portal.db import transaction
 from farebox_portal.payments import account
-from farebox_portal.payments.account import is_reachable
 from farebox_portal.payments.permissions import row_of
 from farebox_portal.payments.stripe_gateway import EVENTS
 from farebox_portal.payments.tables import PaymentAccount
+from farebox_portal.payments.webhook_endpoint import is_reachable
 from farebox_portal.standin.keys import PERMISSIONS
 from rig.standin import Standin
 
