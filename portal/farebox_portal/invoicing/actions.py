@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from farebox_portal import audit
 from farebox_portal.customers.tables import Customer
-from farebox_portal.errors import Conflict, NotFound
+from farebox_portal.errors import Conflict, Invalid, NotFound
 from farebox_portal.invoicing import ledger, profiles, standing
 from farebox_portal.invoicing.books import Book, Shelf, read_books
 from farebox_portal.invoicing.checks import MoneyFault, check_paper
@@ -24,6 +24,7 @@ from farebox_portal.invoicing.steps import Kind, Step
 from farebox_portal.invoicing.tables import TOP_UP, CreditRow, Invoice, InvoiceLine
 from farebox_portal.invoicing.terms import Terms
 from farebox_portal.invoicing.write import Work, write
+from farebox_portal.pricing.money import currency, decimal_text
 from farebox_portal.pricing.period import Period
 from farebox_portal.subscriptions.tables import AT_ONCE, Redemption, Subscription
 from farebox_portal.wallet import purchases
@@ -89,24 +90,40 @@ def _release(session: Session, invoice: Invoice, work: Work) -> None:
     work.put(paper)
 
 
-def pay(session: Session, invoice: Invoice, terms: Terms, now: datetime, reference: str | None = None) -> Invoice:
-    """All that is outstanding was received, by bank transfer or by whatever else the provider `manual` means.
+def pay(
+    session: Session,
+    invoice: Invoice,
+    terms: Terms,
+    now: datetime,
+    reference: str | None = None,
+    amount_minor: int | None = None,
+) -> Invoice:
+    """All that is outstanding was received, by bank transfer or by whatever else the provider `manual` means; or a
+    part, and then it stays as it is until the rest comes. Raises Invalid for more than is outstanding.
 
     What a pause or a change of plan was to give back of its fees, and could not before they were paid, is given now.
     """
     lock(session, invoice)
     before = invoice.status
-    invoice.status = after(before, "pay")
+    paid = after(before, "pay")
+    received_minor = invoice.outstanding_minor if amount_minor is None else amount_minor
+    if received_minor > invoice.outstanding_minor:
+        left = decimal_text(invoice.outstanding_minor, currency(invoice.currency))
+        raise Invalid([{"pointer": "/amount", "detail": f"only {left} is outstanding"}])
     owed = ledger.receivable(invoice.customer_id)
     occasion = _occasion(invoice, f"pay@{invoice.paid_minor}", now)
-    rows = occasion.move(invoice.outstanding_minor, to="cash", from_=owed)
+    rows = occasion.move(received_minor, to="cash", from_=owed)
     if before == "uncollectible":
-        rows += occasion.move(invoice.outstanding_minor, to=owed, from_=_lost_as(session, invoice))
+        rows += occasion.move(received_minor, to=owed, from_=_lost_as(session, invoice))
     ledger.put(session, rows)
-    invoice.paid_minor += invoice.outstanding_minor
-    invoice.paid_at = now
+    invoice.paid_minor += received_minor
+    said = {"reference": reference} if reference else {}
+    if invoice.outstanding_minor:
+        part = {"amount": decimal_text(received_minor, currency(invoice.currency))}
+        return stepped(session, "pay_part", invoice, before, now, said | part)
+    invoice.status, invoice.paid_at = paid, now
     invoice.payment_fault, invoice.needs_action = None, False
-    stepped(session, "pay", invoice, before, now, {"reference": reference} if reference else {})
+    stepped(session, "pay", invoice, before, now, said)
     if invoice.kind == TOP_UP:
         purchases.deliver(session, invoice.id, invoice.total_minor - invoice.tax_minor, now)
     _give_back(session, invoice, terms, now)

@@ -1,6 +1,7 @@
 """Invoices over HTTP: find them, see what is behind them, and what an operator may do to them."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -10,7 +11,7 @@ from pydantic import Field
 from farebox_portal.auth import AdminOnly, PartsDep, ReadSessionDep
 from farebox_portal.customers import accounts
 from farebox_portal.documents import Input, JsonRoute
-from farebox_portal.errors import NotFound
+from farebox_portal.errors import Invalid, NotFound
 from farebox_portal.idempotency import Once, OnceDep
 from farebox_portal.invoicing import actions, credit_notes, replay
 from farebox_portal.invoicing.line_usage import LineUsage, line_usage
@@ -20,6 +21,7 @@ from farebox_portal.invoicing.status import Status
 from farebox_portal.invoicing.tables import Invoice
 from farebox_portal.invoicing.terms import terms_of
 from farebox_portal.pages import Listing, PageDep, listing
+from farebox_portal.pricing.money import currency, decimal_text, to_minor
 from farebox_portal.problems import RESPONSES
 
 router = APIRouter(
@@ -28,8 +30,9 @@ router = APIRouter(
 
 
 class PayInput(Input):
-    """`reference`: what the bank statement says, for the audit log."""
+    """`reference`: what the bank statement says, for the audit log. `amount`: what came, if it was not all."""
 
+    amount: Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,3})?$", examples=["8.70"])] | None = None
     reference: Annotated[str, Field(max_length=256)] | None = None
 
 
@@ -105,9 +108,24 @@ def finalize_invoice(id_or_number: str, once: OnceDep, parts: PartsDep) -> JSONR
 
 @router.post("/{id_or_number}/pay", response_model=InvoiceDocument)
 def pay_invoice(id_or_number: str, once: OnceDep, parts: PartsDep, body: PayInput | None = None) -> JSONResponse:
-    """It was paid outside: everything that is outstanding was received."""
-    reference, terms = (body or PayInput()).reference, terms_of(parts.settings)
-    return _step(once, id_or_number, lambda row: actions.pay(once.session, row, terms, once.now, reference))
+    """It was paid outside: everything that is outstanding was received, or a part of it."""
+    said, terms = body or PayInput(), terms_of(parts.settings)
+    return _step(
+        once,
+        id_or_number,
+        lambda row: actions.pay(once.session, row, terms, once.now, said.reference, _received(row, said.amount)),
+    )
+
+
+def _received(invoice: Invoice, amount: str | None) -> int | None:
+    """Raises Invalid for an amount that cannot be of this invoice."""
+    if amount is None:
+        return None
+    of = currency(invoice.currency)
+    minor = to_minor(Decimal(amount), of)
+    if Decimal(amount) != Decimal(decimal_text(minor, of)) or not minor:
+        raise Invalid([{"pointer": "/amount", "detail": f"is no amount that can be paid in {of.code}"}])
+    return minor
 
 
 @router.post("/{id_or_number}/void", response_model=InvoiceDocument)
