@@ -1,12 +1,25 @@
 """Customers who pay by bank transfer beside a provider: issued, due, paid in parts, refused when it is too late."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
+
+import pytest
 
 from builders.payments import DAY, Shop
 from builders.subscriptions import APRIL
 from farebox_portal.db import transaction
 from farebox_portal.invoicing.actions import mark_overdue
+from farebox_portal.invoicing.verify import verify
+
+
+@pytest.fixture(autouse=True)
+def the_books_hold(shop: Shop) -> Iterator[None]:
+    """Every rule of money, in whatever a test has made of the books."""
+    yield
+    with transaction(shop.engine, read_only=True) as session:
+        assert verify(session) == []
+
 
 MAY = datetime(2026, 5, 1, tzinfo=APRIL.tzinfo)
 

@@ -1,12 +1,23 @@
 """Money that goes back: by our credit notes, and in the provider's dashboard; never twice, and always in our books."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from builders.payments import DAY, Shop
 from builders.stripe_client import KEY
+from farebox_portal.db import transaction
+from farebox_portal.invoicing.verify import verify
 from farebox_portal.standin.keys import PERMISSIONS
+
+
+@pytest.fixture(autouse=True)
+def the_books_hold(shop: Shop) -> Iterator[None]:
+    """Every rule of money, in whatever a test has made of the books."""
+    yield
+    with transaction(shop.engine, read_only=True) as session:
+        assert verify(session) == []
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""Tax, from the billing profile to what is frozen: off, best effort, strict; on top of prices and within them."""
+"""Tax, from collections.abc import Iterator
+from the billing profile to what is frozen: off, best effort, strict; on top of prices and within them."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,10 +16,19 @@ from farebox_portal.db import transaction
 from farebox_portal.invoicing import replay
 from farebox_portal.invoicing.tables import Invoice
 from farebox_portal.invoicing.tax import TaxTerms, tax_terms
+from farebox_portal.invoicing.verify import verify
 from farebox_portal.payments import account
 from farebox_portal.payments.payers import refresh
 from farebox_portal.pricing.money import currency, to_stripe
 from farebox_portal.standin.tax import RATES
+
+
+@pytest.fixture(autouse=True)
+def the_books_hold(shop: Shop) -> Iterator[None]:
+    """Every rule of money, in whatever a test has made of the books."""
+    yield
+    with transaction(shop.engine, read_only=True) as session:
+        assert verify(session) == []
 
 
 def sold(shop: Shop, amount: str = "9.99", key: str = "taxed", **config: Any) -> None:
