@@ -57,6 +57,7 @@ def test_the_eight_permissions_are_those_that_the_provider_names(bare: Shop) -> 
 @pytest.mark.parametrize("missing", ROWS)
 def test_a_restricted_key_is_refused_with_the_row_that_is_missing(bare: Shop, missing: str) -> None:
     restrict(bare, permissions=[each for each in PERMISSIONS if each != missing])
+    assert bare.gateway.lacking() == [ROWS[missing]]
     answer = bare.client.post("/v1/setup/stripe")
     assert (answer.status_code, answer.json()["code"]) == (422, "stripe_permission_missing")
     assert ROWS[missing] in answer.text

@@ -29,6 +29,8 @@ from farebox_portal.catalog.tables import Plan
 from farebox_portal.db import transaction
 from farebox_portal.errors import CannotStart
 from farebox_portal.payments import open as opening
+from farebox_portal.payments.account import connected
+from farebox_portal.payments.payers import payer_of
 from farebox_portal.payments.stripe_gateway import StripeGateway
 from farebox_portal.stripe_import import commands
 from farebox_portal.stripe_import.fetch import fetch
@@ -95,8 +97,6 @@ def proposed(shop: Shop, reader: StripeGateway) -> Proposal:
 def imported(shop: Shop, reader: StripeGateway) -> Any:
     proposal = proposed(shop, reader)
     with transaction(shop.engine, read_only=True) as session:
-        from farebox_portal.payments.account import connected
-
         account = connected(session)
     assert account is not None
     return proposal, write(shop.engine, shop.gateway, account, proposal, shop.clock.now())
@@ -167,10 +167,19 @@ def test_a_customer_who_is_here_already_by_stripes_id_is_the_same(shop: Shop, re
     first = proposed(shop, reader).customers[0]
     ours = shop.a_customer("acme", card=None)
     with transaction(shop.engine) as session:
-        from farebox_portal.payments.payers import payer_of
-
         payer_of(session, ours, shop.clock.now()).provider_id = first.stripe_id
     imported(shop, reader)
+    assert subscriptions(shop)["sub_1"].customer_id == ours
+
+
+def test_a_customer_who_comes_by_checkout_meanwhile_is_not_made_twice(shop: Shop, reader: StripeGateway) -> None:
+    proposal = proposed(shop, reader)
+    ours = shop.a_customer("acme", card=None)
+    with transaction(shop.engine) as session:
+        account = connected(session)
+        payer_of(session, ours, shop.clock.now()).provider_id = proposal.customers[0].stripe_id
+    assert account is not None
+    assert write(shop.engine, shop.gateway, account, proposal, shop.clock.now()) == []
     assert subscriptions(shop)["sub_1"].customer_id == ours
 
 
@@ -181,8 +190,6 @@ def test_a_customer_who_has_a_subscription_here_is_refused_and_the_others_are_no
     ours = shop.a_customer("acme", card=None)
     shop.a_subscription("acme", "free")
     with transaction(shop.engine) as session:
-        from farebox_portal.payments.payers import payer_of
-
         payer_of(session, ours, shop.clock.now()).provider_id = first.stripe_id
     _, refused = imported(shop, reader)
     assert [(left.id, left.reason) for left in refused] == [("sub_1", "This customer has a subscription already.")]
@@ -193,8 +200,6 @@ def test_a_catalog_that_cannot_be_written_writes_nothing(shop: Shop, reader: Str
     proposal = proposed(shop, reader)
     proposal.plans[-1]["phases"][0]["rateCards"][0]["billingCadence"] = "P2M"
     with transaction(shop.engine, read_only=True) as session:
-        from farebox_portal.payments.account import connected
-
         account = connected(session)
         before = len(session.exec(select(Plan)).all())
     assert account is not None
