@@ -28,7 +28,7 @@ from farebox_portal.payments.gateway import (
     Lacking,
     Unauthorized,
 )
-from farebox_portal.payments.payers import customer_of, refresh
+from farebox_portal.payments.payers import customer_of, pay_open_now, refresh
 from farebox_portal.payments.refunds import apply_refunds
 from farebox_portal.payments.tables import Checkout, Collection, PaymentAccount, PaymentEvent
 
@@ -144,6 +144,9 @@ def _apply(engine: Engine, gateway: Gateway, account: PaymentAccount, body: byte
                 return False
             is_left_now = hint.kind in ("setup_intent.succeeded", "payment_method.attached")
             refresh(engine, gateway, account, customer_id, now, prefers_latest=is_left_now)
+            if hint.kind == "payment_method.automatically_updated":  # the same card with another number: it may pay now
+                with transaction(engine) as session:
+                    pay_open_now(session, customer_id, now)
             return True
         case "dispute":
             return apply_dispute(engine, gateway, body, terms, now)

@@ -57,6 +57,7 @@ EVENTS = (
     "setup_intent.succeeded", "checkout.session.completed", "checkout.session.expired", "invoice.finalized",
     "invoice.finalization_failed", "invoice.paid", "invoice.payment_failed", "invoice.payment_action_required",
     "invoice.marked_uncollectible", "invoice.voided", "payment_method.attached", "payment_method.detached",
+    "payment_method.automatically_updated",
     "customer.updated", "customer.deleted", "charge.refunded", "charge.dispute.created", "charge.dispute.updated",
     "charge.dispute.closed",
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """What failed, and who goes on with it: the payer on the provider's page, or the provider by itself."""
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from builders.payments import DAY, Shop
 from builders.stripe_contract import Contract
 from builders.stripe_flows import ASKS, DECLINED_WHEN_CHARGED, PAYS
 from builders.subscriptions import APRIL
+from farebox_portal.db import transaction
 from farebox_portal.invoicing.terms import terms_of
+from farebox_portal.payments import events
 from farebox_portal.payments.work import Till
 from rig.standin import Standin
 
@@ -100,3 +103,19 @@ def test_a_new_card_is_tried_at_once_whoever_tries_else(theirs: Shop) -> None:
     theirs.new_card("acme", PAYS)
     theirs.hear("payment_method.attached")
     assert theirs.invoices()[1].status == "paid"
+
+
+def test_a_card_that_its_bank_has_renewed_is_tried_at_once(shop: Shop) -> None:
+    shop.a_customer(card=PAYS)
+    shop.a_subscription()
+    shop.standin.act("fail_next", decline_code="insufficient_funds")
+    shop.work()
+    assert shop.invoice().status == "issued"
+    (method,) = shop.standin.books.all("payment_method")
+    thing = shop.standin.books.show(method)
+    event = {"id": "evt_renewed", "object": "event", "type": "payment_method.automatically_updated"}
+    body = json.dumps(event | {"data": {"object": thing}}).encode()
+    with transaction(shop.engine) as session:
+        events.store(session, shop.gateway.hint(body), body, shop.clock.now())
+    shop.work()
+    assert shop.invoice().status == "paid"

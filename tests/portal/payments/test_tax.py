@@ -1,5 +1,4 @@
-"""Tax, from collections.abc import Iterator
-from the billing profile to what is frozen: off, best effort, strict; on top of prices and within them."""
+"""Tax, from the billing profile to what is frozen: off, best effort, strict; on top of prices and within them."""
 
 import json
 from collections.abc import Iterator
