@@ -65,6 +65,11 @@ def test_are_the_lines_of_a_draft_there_at_once_and_in_our_words(asked: Asked) -
     assert sorted(asked.gateway.invoice(id_).lines) == [("l0", 4900), ("l1", 123)]
 
 
+def test_is_a_card_that_there_is_not_refused(asked: Asked) -> None:
+    with pytest.raises(Rejected):
+        asked.customer("pm_card_of_nobody")
+
+
 def test_what_is_said_when_there_is_nothing_to_pay_with(asked: Asked) -> None:
     """It counts as a failed try: not as an outcome that nobody knows, and not as the bank's no."""
     id_ = asked.finalized(asked.customer(), 4900)
