@@ -8,6 +8,7 @@ back from a page. It can be called at any time, any number of times. No transact
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -32,6 +33,7 @@ from farebox_portal.payments.gateway import (
     Busy,
     Declined,
     Gateway,
+    GatewayFailure,
     Lacking,
     Line,
     Missing,
@@ -467,7 +469,14 @@ class _Run:
             if invoice.failed_at is not None:
                 standing.tell(session, invoice.subscription_id)
             lacks_method = self._merge(session, row, invoice, rest)
+        if rest.status == "paid" and self.seen.get("pay", (0, "failed"))[1] == "failed":
+            self._take_card_over(row.customer_id)
         return lacks_method and self._failed("no_payment_method")
+
+    def _take_card_over(self, customer_id: str) -> None:
+        """A person has paid on the provider's page, with a card that is kept. Without webhooks nobody else says so."""
+        with suppress(GatewayFailure):
+            refresh(self.desk.engine, self.desk.gateway, self.account, customer_id, self.now, prefers_latest=True)
 
     def _merge(self, session: Session, row: Collection, invoice: Invoice, rest: Rest) -> bool:
         """Whether it would be tried now, if there were something to pay with."""

@@ -216,6 +216,7 @@ class Hint:
     object_id: str
     customer: str | None
     ours: Mapping[str, str]
+    is_live: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -317,8 +317,11 @@ def _take(parts: Parts, clock: Clock, body: bytes, signature: str) -> Response:
         raise NotFound("Webhooks are not set up.", code="webhooks_not_set_up")
     if not gateway.is_genuine(body, signature, secrets):
         raise InvalidSignature("The signature is not valid, or the clocks differ by more than five minutes.")
+    hint = gateway.hint(body)
+    if hint.is_live != gateway.is_live:  # a secret of the other mode was configured
+        raise InvalidSignature("The event is of the other mode; live and test never mix.", code="stripe_mode_differs")
     with transaction(parts.engine) as session:
-        events.store(session, gateway.hint(body), body, clock.now())
+        events.store(session, hint, body, clock.now())
     return Response(status_code=200)
 
 

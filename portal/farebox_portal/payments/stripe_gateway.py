@@ -309,7 +309,8 @@ class StripeGateway:
         if customer is None:  # a payment method that was detached has none any more
             customer = (event["data"].get("previous_attributes") or {}).get("customer")
         ours = {str(name): str(value) for name, value in (thing.get("metadata") or {}).items()}
-        return Hint(event["id"], event["type"], kind, str(thing.get("id", "")), customer, ours)
+        is_live = event.get("livemode") is True
+        return Hint(event["id"], event["type"], kind, str(thing.get("id", "")), customer, ours, is_live)
 
 
 class _Paced(stripe.HTTPClient):
