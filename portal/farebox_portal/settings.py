@@ -20,6 +20,7 @@ SECRETS = (
 )  # fmt: skip
 STRIPE_API_BASE = "https://api.stripe.com"
 _TOKEN_LENGTH_MIN = 16
+_STRIPE_KEY = r"(sk|rk)_(test|live)_\w+"
 
 
 class Settings(BaseSettings):
@@ -103,7 +104,7 @@ class Settings(BaseSettings):
     @field_validator("stripe_api_key")
     @classmethod
     def _known_stripe_key(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and not re.fullmatch(r"(sk|rk)_(test|live)_\w+", key.get_secret_value(), re.ASCII):
+        if key is not None and not re.fullmatch(_STRIPE_KEY, key.get_secret_value(), re.ASCII):
             raise ValueError("must be a key of Stripe: sk_test_…, rk_test_…, sk_live_… or rk_live_…")
         return key
 
@@ -126,13 +127,21 @@ class Settings(BaseSettings):
     def _one_stripe_mode(self) -> Self:
         if self.stripe_api_key is None:
             return self
-        is_live = "_live_" in self.stripe_api_key.get_secret_value()
-        if is_live and self.stripe_api_base != STRIPE_API_BASE:
+        key = self.stripe_api_key.get_secret_value()
+        if _is_live(key) and self.stripe_api_base != STRIPE_API_BASE:
             raise SettingsError(f"FAREBOX_STRIPE_API_BASE: a live key is sent to {STRIPE_API_BASE} alone")
-        if is_live != (self.environment == "production"):
-            wanted = "a live" if self.environment == "production" else "a test"
-            raise SettingsError(f"FAREBOX_STRIPE_API_KEY: must be {wanted} key in the environment {self.environment}")
+        if (fault := self.fault_of_stripe_key(key)) is not None:
+            raise SettingsError(f"FAREBOX_STRIPE_API_KEY: {fault}")
         return self
+
+    def fault_of_stripe_key(self, key: str) -> str | None:
+        """Why a key cannot be used in this environment, whoever has it: live and test never mix."""
+        if re.fullmatch(_STRIPE_KEY, key, re.ASCII) is None:
+            return "must be a key of Stripe: sk_test_…, rk_test_…, sk_live_… or rk_live_…"
+        if _is_live(key) == (self.environment == "production"):
+            return None
+        wanted = "a live" if self.environment == "production" else "a test"
+        return f"must be {wanted} key in the environment {self.environment}"
 
     @property
     def is_stripe_local(self) -> bool:
@@ -172,6 +181,10 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         return Settings.model_validate(given | secrets)
     except ValidationError as error:
         raise SettingsError("; ".join(_complaint(fault) for fault in error.errors())) from None
+
+
+def _is_live(stripe_key: str) -> bool:
+    return "_live_" in stripe_key
 
 
 def _is_loopback(url: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
-from pydantic import Field, StrictBool
+from pydantic import Field, SecretStr, StrictBool
 from sqlmodel import col, select
 from starlette.concurrency import run_in_threadpool
 
@@ -62,8 +62,12 @@ class CollectionDocument(Output):
 
 
 class SetupInput(Input):
-    """What the default billing profile says, which is made with it. `country`: the supplier's."""
+    """What the default billing profile says, which is made with it. `country`: the supplier's.
 
+    `apiKey` is not taken from here, as it would have to be stored: if it is given it must be that of the environment.
+    """
+
+    api_key: SecretStr | None = None
     name: Name | None = None
     tax_enabled: StrictBool = False
     tax_enforced: StrictBool = False
@@ -90,7 +94,7 @@ class PageDocument(Output):
 @router.post("/setup/stripe", status_code=201, response_model_exclude_none=True)
 def connect_stripe(parts: PartsDep, clock: ClockDep, body: SetupInput | None = None) -> account.ReadinessDocument:
     """Collect by the account of FAREBOX_STRIPE_API_KEY from now on. 409 the second time."""
-    gateway = _given_gateway(parts)
+    gateway = _given_gateway(parts, None if body is None else body.api_key)
     account.connect(parts.engine, gateway, parts.settings, clock.now(), None if body is None else body.profile())
     with transaction(parts.engine, read_only=True) as session:
         return account.readiness(session, parts.settings, gateway)
@@ -146,11 +150,17 @@ def _gateway(parts: Parts) -> Gateway:
     return found
 
 
-def _given_gateway(parts: Parts) -> Gateway:
+def _given_gateway(parts: Parts, said: SecretStr | None = None) -> Gateway:
+    """The one of the environment. Raises Invalid, also where a request says another key."""
+    if said is not None and (fault := parts.settings.fault_of_stripe_key(said.get_secret_value())) is not None:
+        raise Invalid([{"pointer": "/apiKey", "detail": fault}], code="stripe_key_refused")
     found = open_gateway(parts.settings, RETRIES_OF_REQUESTS)
     if found is None:
         detail = "FAREBOX_STRIPE_API_KEY is not set; the key comes from the environment and is not stored."
         raise Invalid([{"pointer": "", "detail": detail}], code="stripe_key_missing")
+    if said is not None and said != parts.settings.stripe_api_key:
+        detail = "is another key than FAREBOX_STRIPE_API_KEY; the key comes from the environment and is not stored"
+        raise Invalid([{"pointer": "/apiKey", "detail": detail}], code="stripe_key_differs")
     return found
 
 

@@ -48,6 +48,23 @@ def test_it_is_connected_once(bare: Shop) -> None:
     assert (again.status_code, again.json()["code"]) == (409, "stripe_already_connected")
 
 
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("sk_live_4eC39HqLyjWDarjtT1zdp7dc", "stripe_key_refused"),
+        ("pk_test_4eC39HqLyjWDarjtT1zdp7dc", "stripe_key_refused"),
+        ("rk_test_another", "stripe_key_differs"),
+    ],
+)
+def test_a_key_in_the_request_must_be_the_environments(bare: Shop, said: str, code: str) -> None:
+    answer = bare.client.post("/v1/setup/stripe", json={"apiKey": said})
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/apiKey"]
+    assert said not in answer.text
+    assert bare.client.get("/v1/billing-readiness").json()["hasStripeApp"] is False
+    assert bare.client.post("/v1/setup/stripe", json={"apiKey": KEY, "name": "Ours"}).status_code == 201
+
+
 def test_the_eight_permissions_are_those_that_the_provider_names(bare: Shop) -> None:
     assert set(ROWS) == set(PERMISSIONS)
     restrict(bare, permissions=list(PERMISSIONS))
