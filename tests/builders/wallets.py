@@ -31,14 +31,15 @@ LASTING = {"type": "metered", "issueAfterReset": 0, "isSoftLimit": False, "usage
 
 
 def a_counter(session: Session) -> None:
-    """`packs` and `more_packs`: units of the meter `credits`, none of its own and never reset; `pro` and `max`: $29 in
-    advance, and usage.
+    """`packs` and `more_packs`: units of the meter `credits`, none of its own and never reset; `monthly`: ten of them
+    anew each month; `pro` and `max`: $29 in advance, and usage.
     """
     for slug in ("credits", "api_requests"):
         a_meter(session, slug)
         a_feature(session, slug, slug)
     for key in ("packs", "more_packs"):
         a_plan(session, a_card("credits", entitlementTemplate=LASTING), key=key)
+    a_plan(session, a_card("credits", limit=10), key="monthly")
     for key in ("pro", "max"):
         a_plan(session, a_fee("29"), a_price(included(1000, "0.01")), key=key)
 

@@ -36,7 +36,7 @@ from farebox_portal.wallet.purse import hold, read_purses
 from farebox_portal.wallet.tables import AutoRecharge, TopUp
 
 SLICE = 20
-_EVERY = timedelta(seconds=1)
+SOONEST, LATEST = timedelta(seconds=1), timedelta(seconds=30)
 _NAME = "Auto-recharge"
 State = Literal["disabled", "idle", "pending", "failing", "cap_reached", "payment_failed"]
 
@@ -184,19 +184,19 @@ def show(session: Session, rule: AutoRecharge, now: datetime) -> AutoRechargeDoc
 
 def recharge_slice(engine: Engine, settings: Settings, now: datetime) -> bool:
     """Some of the rules that are due, each in a transaction of its own; whether there may be more."""
-    due = select(AutoRecharge.customer_id).where(col(AutoRecharge.look_at) <= now)
+    due = select(AutoRecharge.customer_id, AutoRecharge.look_at).where(col(AutoRecharge.look_at) <= now)
     with transaction(engine, read_only=True) as session:
         found = session.exec(due.order_by(col(AutoRecharge.look_at)).limit(SLICE)).all()
-        wanted = [id_ for id_ in found if _is_wanted(session, id_, now)]
+        looks = {id_: _look(session, id_, now) for id_, _ in found}
     if not found:
         return False
     with transaction(engine) as session:
-        for customer_id in found:
+        for customer_id, seen in found:
             rule = session.get(AutoRecharge, customer_id)
-            if rule is not None and rule.look_at is not None:
-                rule.look_at = now + _EVERY
+            if rule is not None and rule.look_at == seen:  # else something was paid meanwhile, or it was changed
+                rule.look_at = now + looks[customer_id][1]
                 session.add(rule)
-    for customer_id in wanted:
+    for customer_id in (id_ for id_, (is_wanted, _) in looks.items() if is_wanted):
         with transaction(engine) as session:
             recharge(session, settings, customer_id, now)
     return len(found) == SLICE
@@ -205,7 +205,7 @@ def recharge_slice(engine: Engine, settings: Settings, now: datetime) -> bool:
 def recharge(session: Session, settings: Settings, customer_id: str, now: datetime) -> bool:
     """Order what is due; whether something was. Of two who do so at the same time the second finds the first's."""
     hold(session, customer_id)
-    if not _is_wanted(session, customer_id, now):
+    if not _look(session, customer_id, now)[0]:
         return False
     rule = session.get_one(AutoRecharge, customer_id)
     number = len(_before(session, rule)) + 1
@@ -231,11 +231,21 @@ def recharge(session: Session, settings: Settings, customer_id: str, now: dateti
     return True
 
 
-def _is_wanted(session: Session, customer_id: str, now: datetime) -> bool:
+def _look(session: Session, customer_id: str, now: datetime) -> tuple[bool, timedelta]:
+    """(whether something is to be bought, when to look again)."""
     rule = session.get(AutoRecharge, customer_id, populate_existing=True)
     if rule is None or not rule.enabled:
-        return False
-    return state(rule, _before(session, rule), _balance(session, rule, now), now) == "due"
+        return False, LATEST
+    balance = _balance(session, rule, now)
+    found = state(rule, _before(session, rule), balance, now)
+    return found == "due", pause(rule.threshold, balance) if found == "idle" and balance is not None else LATEST
+
+
+def pause(threshold: int, balance: int) -> timedelta:
+    """Until the next look: whoever uses no more than the threshold in a second is not missed, and a wallet that is full
+    is looked at seldom. Pure. What is paid meanwhile has it looked at at once.
+    """
+    return min(max(SOONEST, SOONEST * ((balance - threshold) / threshold)), LATEST)
 
 
 def _currency(session: Session, rule: AutoRecharge, now: datetime) -> str:

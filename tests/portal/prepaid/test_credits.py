@@ -196,6 +196,15 @@ def test_no_reset_takes_units_nor_keeps_them_back(counter: Counter) -> None:
     assert counter.get("/wallet")["units"][0]["balance"] == 400
 
 
+def test_where_there_are_resets_they_take_the_plans_units_and_not_those_that_were_paid_for(counter: Counter) -> None:
+    row = counter.a_subscription("monthly")
+    counter.grant(units=50, featureKey="credits")
+    counter.invoice(counter.top_up(units=500, featureKey="credits")["invoiceId"], "pay")
+    counter.use(row, APRIL + HOUR, credits=14)
+    counter.clock.instant = APRIL + 30 * DAY + 2 * MINUTE
+    assert counter.limit(row) == 10 + 46 + 500
+
+
 def test_what_expires_lowers_the_limit_at_its_instant_with_nobody_there(counter: Counter) -> None:
     row = counter.a_subscription()
     counter.grant(units=500, featureKey="credits", expiresAt=LATER.isoformat())

@@ -9,7 +9,7 @@ from builders.documents import faults
 from builders.invoices import DAY
 from builders.subscriptions import APRIL
 from builders.wallets import Counter
-from farebox_portal.prepaid.recharge import Bought, state
+from farebox_portal.prepaid.recharge import LATEST, Bought, pause, state
 from farebox_portal.wallet.tables import AutoRecharge
 
 RULE: dict[str, Any] = {"amount": "20.00", "units": 2000, "featureKey": "credits", "thresholdUnits": 100}
@@ -50,6 +50,11 @@ GIVEN_UP = Bought("failed", True, 2000, APRIL + DAY)
 )
 def test_what_is_to_be_done(balance: int | None, before: list[Bought], fields: dict[str, Any], expected: str) -> None:
     assert state(a_rule(**fields), before, balance, APRIL + 5 * DAY) == expected
+
+
+@pytest.mark.parametrize(("balance", "seconds"), [(0, 1), (100, 1), (200, 1), (700, 6), (3100, 30), (10**12, 30)])
+def test_the_more_is_left_the_later_it_is_looked_at_again(balance: int, seconds: int) -> None:
+    assert pause(100, balance) == timedelta(seconds=seconds)
 
 
 def put(counter: Counter, **fields: Any) -> Any:
@@ -94,7 +99,7 @@ def test_the_cap_is_of_the_calendar_month(counter: Counter) -> None:
     counter.clock.instant = MAY - timedelta(seconds=1)
     counter.work()
     assert len(counter.invoices()) == 2
-    counter.clock.instant = MAY + timedelta(seconds=1)
+    counter.clock.instant = MAY + LATEST
     counter.work()
     assert len(counter.invoices()) == 3
 
