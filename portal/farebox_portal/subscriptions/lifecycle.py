@@ -268,7 +268,7 @@ def _step(
     after = apply(life, make(lambda timing: effective_at(life, found, timing, now)), now)
     assert after is not None
     if kind is Restore and not configuration.read(session).multiple_subscriptions_enabled:
-        _erase_followers(session, subscription, after, now)
+        _erase_followers(session, subscription, now)
     if life.end is not None and after.end is None:
         require_room(session, subscription, after, now)
     take(session, subscription, kind, life, after, now)
@@ -384,13 +384,13 @@ def _beginning(wanted: SubscriptionInput, plan: Plan, now: datetime) -> datetime
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _erase_followers(session: Session, subscription: Subscription, life: Life, now: datetime) -> None:
-    """The subscriptions that were to begin when this one would have ended."""
+def _erase_followers(session: Session, subscription: Subscription, now: datetime) -> None:
+    """The subscriptions that were to begin when this one would have ended: of one at a time all that are scheduled."""
     for other in open_subscriptions(session, subscription.customer_id, now):
         if other.id == subscription.id:
             continue
         follower = rows.read_life(session, other)
-        if follower.state(now) == "scheduled" and follower.overlaps(life):
+        if follower.state(now) == "scheduled":
             note(session, "delete", other, follower, None, now)
             _erase(session, other)
 

@@ -190,6 +190,26 @@ def test_nothing_ends_in_the_past(shop: TestClient) -> None:
     assert list(faults(answer)) == ["/timing"]
 
 
+def test_a_restoration_erases_nobody_who_has_begun(shop: TestClient) -> None:
+    """Two may have begun while several were allowed."""
+    shop.put("/v1/monetization-configuration", json={"multipleSubscriptionsEnabled": True})
+    plan = shop.post("/v1/plans", json=a_plan(key="other")).json()["id"]
+    shop.post(f"/v1/plans/{plan}/publish")
+    first, second = subscribe(shop), subscribe(shop, plan={"key": "other"})
+    shop.put("/v1/monetization-configuration", json={"multipleSubscriptionsEnabled": False})
+    shop.post(f"/v1/subscriptions/{first['id']}/cancel", json={"timing": "next_billing_cycle"})
+    refused = shop.post(f"/v1/subscriptions/{first['id']}/restore")
+    assert (refused.status_code, refused.json()["code"]) == (409, "subscription_limit_reached")
+    assert shop.get(f"/v1/subscriptions/{second['id']}").json()["status"] == "active"
+
+
+@pytest.mark.parametrize("resumes_at", ["2026-02-05T00:00:00Z", "2026-02-04T00:00:00Z", "2032-01-01T00:00:00Z"])
+def test_a_pause_lasts_for_some_time_and_not_for_ever(shop: TestClient, resumes_at: str) -> None:
+    made = subscribe(shop)
+    asked = {"timing": "2026-02-05T00:00:00Z", "resumesAt": resumes_at}
+    assert list(faults(shop.post(f"/v1/subscriptions/{made['id']}/pause", json=asked))) == ["/resumesAt"]
+
+
 def test_an_instant_that_has_just_passed_is_now(shop: TestClient) -> None:
     """A caller that says when by its own clock is a moment late at best."""
     made = subscribe(shop, timing="2026-01-31T09:58:00Z")
