@@ -81,6 +81,7 @@ def test_what_was_refunded_in_the_dashboard_becomes_a_credit_note(paid: Shop) ->
         paid.client.post(f"/v1/payment-events/{event['id']}/replay")
     paid.work()
     assert (refunded(paid), paid.invoice().refunded_minor, paid.invoice().credited_minor) == (1500, 1500, 1500)
+    assert paid.collection().refunded_minor == 1500, "also when the first is heard of last"
     notes = paid.client.get(f"/v1/invoices/{paid.invoice().id}").json()["creditNotes"]
     assert sorted(one["refunded"] for one in notes) in (["10.00", "5.00"], ["15.00"])
     assert {status for status, _ in refunds(paid)} == {"outside"}
@@ -113,3 +114,11 @@ def test_a_payment_that_is_disputed_cannot_be_refunded_and_an_operator_is_told_s
     paid.work()
     (found,) = paid.client.get("/v1/payment-refunds").json()["items"]
     assert (found["status"], found["fault"]) == ("by_operator", "charge_disputed")
+
+
+def test_a_refund_in_the_dashboard_that_is_heard_of_before_ours_is_begun_is_the_only_one(paid: Shop) -> None:
+    give(paid, "9.00")
+    outside(paid, 900)
+    paid.hear("charge.refunded")
+    assert (refunded(paid), refunds(paid), paid.invoice().refunded_minor) == (900, [("outside", 900)], 900)
+    assert paid.collection().refunded_minor == 900

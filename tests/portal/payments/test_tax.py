@@ -237,6 +237,17 @@ def test_whatever_is_lost_on_the_way_the_tax_that_is_charged_is_the_one_that_is_
     assert is_replayed(shop, invoice)
 
 
+def test_taxes_that_do_not_come_to_what_is_charged_stop_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    taxed(shop, behavior="exclusive")
+    sold(shop)
+    from_(shop, "AT")
+    monkeypatch.setattr(shop.gateway, "line_taxes", lambda _: {})
+    shop.a_subscription(plan="taxed")
+    shop.work()
+    assert (shop.invoice().status, shop.charges()) == ("held", [])
+    assert (shop.collection().state, shop.collection().fault) == ("stopped", "tax_differs")
+
+
 def test_the_profile_says_it_where_neither_the_card_nor_the_plan_does() -> None:
     card = {"stripe": {"code": "txcd_10103001"}}
     plan, profile = {"behavior": "inclusive"}, {"behavior": "exclusive", "stripe": {"code": "txcd_99999999"}}
