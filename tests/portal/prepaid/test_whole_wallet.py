@@ -39,7 +39,6 @@ from farebox_portal.wallet.tables import CreditLot
 
 FEE = 2900
 SECOND = timedelta(seconds=1)
-WINDOW = timedelta(hours=1)
 NEVER = datetime.max.replace(tzinfo=APRIL.tzinfo)
 Days = st.one_of(st.none(), st.integers(1, 60))
 
@@ -222,7 +221,7 @@ class Wallets(RuleBasedStateMachine):
             if lot.ends <= self.now:
                 lot.left = 0
         fees = [one for one in self.counter.invoices() if one.kind != TOP_UP]
-        while APRIL + relativedelta(months=self.months) + (WINDOW if self.months else timedelta(0)) <= self.now:
+        while APRIL + relativedelta(months=self.months) <= self.now:  # no usage is priced, so nothing waits for any
             burnt: dict[str, int] = {}
             for lot in sorted(self.lots, key=lambda lot: lot.order):
                 if lot.is_money and lot.starts <= self.now < lot.ends:
