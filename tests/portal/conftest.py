@@ -1,7 +1,9 @@
 """A portal on a real database with the real schema, at a standing clock."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from sqlalchemy import Engine
 
 from builders.databases import Databases, databases_of
 from builders.documents import a_plan
+from builders.stripe_contract import Contract
 from farebox_portal.app import create_app
 from farebox_portal.clock import FrozenClock
 from farebox_portal.settings import Settings, load_settings
+from rig.standin import Standin
 
 ADMIN = "admin-token-of-the-tests"
 PLUGIN = "plugin-token-of-the-tests"
@@ -28,9 +32,29 @@ def dialect() -> str:
 
 
 @pytest.fixture(scope="session")
-def databases(dialect: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
-    with databases_of(dialect, tmp_path_factory.mktemp("databases")) as databases:
-        yield databases
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Databases]]:
+    """By dialect; each is started when it is first asked for."""
+    with ExitStack() as stack:
+        yield cache(lambda dialect: stack.enter_context(databases_of(dialect, tmp_path_factory.mktemp(dialect))))
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    """What Stripe's client says of every request and answer."""
+    return Contract()
+
+
+@pytest.fixture
+def standin() -> Iterator[Standin]:
+    """One of its own for each test."""
+    with Standin() as standin:
+        yield standin
+
+
+# Of the module: of the session it would be the one of whatever module came before, with a `dialect` of its own.
+@pytest.fixture(scope="module")
+def databases(dialect: str, engines: Callable[[str], Databases]) -> Databases:
+    return engines(dialect)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from farebox_portal.errors import NotFound
 from farebox_portal.invoicing.terms import Terms, terms_of
 from farebox_portal.payments import collect, events, webhook_endpoint
 from farebox_portal.payments.account import usable
+from farebox_portal.payments.advance import Desk
 from farebox_portal.payments.checkout import advance_checkout, due_checkout, postpone
 from farebox_portal.payments.gateway import Gateway, GatewayFailure
 from farebox_portal.payments.open import RETRIES_OF_JOBS, jobs_per_s, open_gateway
@@ -48,7 +49,7 @@ class Till:
         return collect.enroll(self.engine, now) > 0
 
     def collect(self, now: datetime) -> bool:
-        return collect.collect_due(collect.Desk(self.engine, self.gateway, self.terms), now)
+        return collect.collect_due(Desk(self.engine, self.gateway, self.terms), now)
 
     def apply_event(self, now: datetime) -> bool:
         return events.apply_one(self.engine, self.gateway, now, self.terms)

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
-from builders.databases import DIALECTS, Databases, databases_of
+from builders.databases import DIALECTS, Databases
 from builders.documents import a_plan, faults
 from builders.portal import NOW
 from farebox_portal.catalog.tables import PlanInvite
@@ -15,10 +15,9 @@ from farebox_portal.ids import new_id
 
 
 @pytest.fixture(scope="module", params=DIALECTS)
-def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+def databases(request: pytest.FixtureRequest, engines: Callable[[str], Databases]) -> Databases:
     """An index over a part of the rows is spelled by each engine in its own way."""
-    with databases_of(request.param, tmp_path_factory.mktemp("databases")) as databases:
-        yield databases
+    return engines(request.param)
 
 
 @pytest.fixture

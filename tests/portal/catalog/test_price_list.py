@@ -1,9 +1,9 @@
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
 
-from builders.databases import DIALECTS, Databases, databases_of
+from builders.databases import DIALECTS, Databases
 from builders.documents import a_card, a_plan
 
 PHASES = [
@@ -13,10 +13,9 @@ PHASES = [
 
 
 @pytest.fixture(scope="module", params=DIALECTS)
-def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+def databases(request: pytest.FixtureRequest, engines: Callable[[str], Databases]) -> Databases:
     """The order is the database's work."""
-    with databases_of(request.param, tmp_path_factory.mktemp("databases")) as databases:
-        yield databases
+    return engines(request.param)
 
 
 def put_on_sale(shop: TestClient, key: str) -> None:

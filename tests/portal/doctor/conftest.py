@@ -17,17 +17,6 @@ def dialect(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
-def contract() -> Contract:
-    return Contract()
-
-
-@pytest.fixture
-def standin() -> Iterator[Standin]:
-    with Standin() as standin:
-        yield standin
-
-
 @pytest.fixture
 def shop(engine: Engine, tmp_path: Path, standin: Standin, contract: Contract) -> Iterator[Shop]:
     """Connected, with webhooks registered at an address where nobody listens."""

@@ -14,17 +14,6 @@ from farebox_portal.db import transaction
 from rig.standin import Standin
 
 
-@pytest.fixture(scope="session")
-def contract() -> Contract:
-    return Contract()
-
-
-@pytest.fixture
-def standin() -> Iterator[Standin]:
-    with Standin() as standin:
-        yield standin
-
-
 @pytest.fixture
 def bare(engine: Engine, tmp_path: Path, standin: Standin, contract: Contract) -> Iterator[Shop]:
     """With a key, and not connected."""

@@ -30,7 +30,7 @@ from builders.subscriptions import APRIL
 from farebox_portal.catalog.tables import Plan
 from farebox_portal.db import transaction
 from farebox_portal.invoicing.tables import CreditNote, CreditRow, Invoice, InvoiceLine, LedgerEntry
-from farebox_portal.payments.collect import LEASE, LEASE_OF_LINE
+from farebox_portal.payments.advance import LEASE, LEASE_OF_LINE
 from farebox_portal.payments.tables import Checkout, Collection, Operation, Payer
 from farebox_portal.subscriptions.tables import Subscription
 from farebox_portal.usage.ingest import apply_batch

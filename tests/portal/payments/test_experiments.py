@@ -43,7 +43,7 @@ from farebox_portal.entitlements.facts import read_facts
 from farebox_portal.invoicing.close import close_due
 from farebox_portal.invoicing.verify import verify
 from farebox_portal.payments import events
-from farebox_portal.payments.collect import POLL
+from farebox_portal.payments.advance import POLL
 from farebox_portal.subscriptions.tables import Subscription
 from farebox_portal.usage.ingest import apply_batch
 

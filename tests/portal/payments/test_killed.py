@@ -16,7 +16,7 @@ from builders.stripe_client import KEY
 from farebox_portal.clock import SystemClock
 from farebox_portal.db import transaction
 from farebox_portal.invoicing.verify import verify
-from farebox_portal.payments.collect import LEASE, LEASE_OF_LINE
+from farebox_portal.payments.advance import LEASE, LEASE_OF_LINE
 from farebox_portal.payments.tables import Collection
 from farebox_portal.testclock import ClockAdvance, read_timeline
 from rig.ports import free_port

@@ -11,7 +11,8 @@ from sqlmodel import select
 from builders.databases import DIALECTS
 from builders.payments import Shop
 from farebox_portal.db import transaction
-from farebox_portal.payments.collect import Desk, advance, collect_due
+from farebox_portal.payments.advance import Desk, advance
+from farebox_portal.payments.collect import collect_due
 from farebox_portal.payments.tables import Collection, Operation, PaymentAccount
 
 
@@ -45,7 +46,7 @@ def test_three_who_all_believe_that_the_customer_is_theirs_still_make_one_paymen
     bundle: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a lease has run out under somebody slow: then the keys are what is left."""
-    monkeypatch.setattr("farebox_portal.payments.collect.lease", lambda *_: True)
+    monkeypatch.setattr("farebox_portal.payments.advance.lease", lambda *_: True)
     bundle.a_customer()
     bundle.a_subscription(plan="bundle")
     now = bundle.clock.now()

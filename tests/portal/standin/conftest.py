@@ -1,24 +1,11 @@
 """A stand-in of its own for each test, and the real Stripe client, checked against the contract."""
 
-from collections.abc import Iterator
-
 import pytest
 import stripe
 
 from builders.stripe_client import stripe_client
 from builders.stripe_contract import Contract
 from rig.standin import Standin
-
-
-@pytest.fixture(scope="session")
-def contract() -> Contract:
-    return Contract()
-
-
-@pytest.fixture
-def standin() -> Iterator[Standin]:
-    with Standin() as standin:
-        yield standin
 
 
 @pytest.fixture

@@ -11,17 +11,6 @@ from builders.stripe_contract import Contract
 from rig.standin import Standin
 
 
-@pytest.fixture(scope="session")
-def contract() -> Contract:
-    return Contract()
-
-
-@pytest.fixture
-def standin() -> Iterator[Standin]:
-    with Standin() as standin:
-        yield standin
-
-
 @pytest.fixture
 def shop(engine: Engine, tmp_path: Path, standin: Standin, contract: Contract) -> Iterator[Shop]:
     shop = Shop(engine, tmp_path, standin, contract)
