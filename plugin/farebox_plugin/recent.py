@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """Remembers the last `size` entries at least, and twice as many at most."""
+    """Remembers the last `size` entries at least (with those taken out since), and twice as many at most."""
 
     __slots__ = ("_new", "_old", "_size")
 
