@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import pieces, targets
-from bench.__main__ import main, report
+from bench.__main__ import BEGIN, END, README, main, report, with_figures
 from bench.answers import SSE_ANSWER, SSE_EVENTS, UNITS
 from bench.cases import ANSWERS, config, strangers
 from bench.chart import chart
 from bench.compare import regressions, worse_by
-from bench.figures import Figure, Figures, Ratio, Row, load, merged, save
+from bench.figures import COMMITTED, Figure, Figures, Ratio, Row, load, merged, save
 from bench.gateway import books
 from bench.load import Answered, read
 from bench.table import markdown
@@ -239,3 +239,18 @@ def test_only_a_whole_run_can_be_committed(capsys: pytest.CaptureFixture[str]) -
         main(["--quick", "--save"])
     assert ended.value.code == 2
     assert "only a whole run" in capsys.readouterr().err
+
+
+def test_the_readme_has_the_committed_figures_and_what_they_promise() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert with_figures(text, load(COMMITTED)) == text
+    assert "| not met |" in text or "| met |" in text
+
+
+def test_what_the_readme_shows_is_the_transports_at_64_connections() -> None:
+    lines = with_figures(f"# Title\n{BEGIN}old\n{END}after", FIGURES).splitlines()
+    assert lines[0] == "# Title"
+    assert "| Farebox on h2 | 20000 | 2.50 | 9.00 | 14.0 | 30.0 | 7.0 | 0.35 |" in lines
+    assert "| CPU a request, Valkey | ≤ 8 µs | 7 µs | met |" in lines
+    assert lines[-1] == "after"
+    assert "old" not in lines

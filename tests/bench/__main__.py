@@ -24,7 +24,7 @@ from bench.gateway import Plan, routes, transports
 from bench.load import require_wrk
 from bench.memory import memory
 from bench.starts import starts
-from bench.table import markdown, show_figure, show_head, show_targets
+from bench.table import brief, markdown, show_figure, show_head, show_targets
 from bench.targets import ratios, targets
 
 Section = Callable[[Plan], tuple[tuple[Row, ...], tuple[Figure, ...]]]
@@ -33,6 +33,8 @@ QUICK = Plan(
     seconds=1, passes=1, warm_up_s=1, connections=(1, 64), accounts=300, keys=10_000, lone_accounts=0, starts=1
 )
 RESULTS = Path(__file__).parents[2] / ".farebox" / "bench"
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -52,7 +54,11 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error("--save: only a whole run can be committed")
     require_wrk()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # as Ctrl-C: nothing may be left running
-    sys.exit(report(run(sections, plan), COMMITTED.parent if options.save else RESULTS))
+    figures = run(sections, plan)
+    status = report(figures, COMMITTED.parent if options.save else RESULTS)
+    if options.save:
+        README.write_text(with_figures(README.read_text(encoding="utf-8"), load(COMMITTED)), encoding="utf-8")
+    sys.exit(status)
 
 
 def planned(options: argparse.Namespace) -> Plan:
@@ -105,6 +111,13 @@ def report(figures: Figures, folder: Path, committed: Path = COMMITTED) -> int:
     print(f"\n{figures.facts['took']}; table, chart and figures are in {folder}")
     print("".join(f"{fault}\n" for fault in faults), end="")
     return 1 if faults else 0
+
+
+def with_figures(text: str, figures: Figures) -> str:
+    """The README with these figures between its marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{brief(figures, targets(figures.rows))}{END}{after}"
 
 
 if __name__ == "__main__":

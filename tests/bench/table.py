@@ -1,7 +1,7 @@
 """Figures as text: a row while it is measured, and the whole in Markdown."""
 
 from bench.figures import Figure, Figures, Row
-from bench.targets import Target
+from bench.targets import AT, Target
 
 _HEAD = ("case", "conns", "req/s", "p50 ms", "p99 ms", "Envoy µs", "plugin µs", "keeper µs", "Valkey µs", "portal µs")
 
@@ -58,6 +58,21 @@ def markdown(figures: Figures, targets: list[Target]) -> str:
         ratios = ((each.name, number(each.value), f"{each.better} is better") for each in figures.ratios)
         parts += ["\n## Ratios\n", _table(("ratio", "value", ""), ratios)]
     return "\n".join(parts) + "\n"
+
+
+def brief(figures: Figures, targets: list[Target]) -> str:
+    """What the README shows: the transports at the connections that targets are judged at, and the targets."""
+    head = ("behind Envoy", "req/s", "p50 ms", "p99 ms", "plugin µs", "Envoy µs", "Valkey µs", "p50 ms, 1 connection")
+    alone_ms = {row.case: row.p50_ms for row in figures.rows if (row.section, row.connections) == ("transports", 1)}
+    rows = []
+    for row in figures.rows:
+        if (row.section, row.connections) == ("transports", AT):
+            case, _, rps, p50, p99, envoy_us, plugin_us, _, valkey_us, _ = cells(row)
+            alone = f"{alone_ms[row.case]:.2f}" if row.case in alone_ms else "–"
+            rows.append((case, rps, p50, p99, plugin_us, envoy_us, valkey_us, alone))
+    parts = [_table(head, rows)]
+    parts += [_table(("target", "wanted", "measured", ""), map(_target, targets))] if targets else []
+    return "\n\n".join([*parts, f"{_machine(figures)}\n"])
 
 
 def show_targets(targets: list[Target]) -> None:
