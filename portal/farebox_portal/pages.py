@@ -43,9 +43,16 @@ PageDep = Annotated[Page, Depends(page)]
 
 def listing(session: Session, rows: SelectOfScalar[Row], page: Page, show: Callable[[Row], Item]) -> Listing[Item]:
     """One page of `rows`. The caller orders them by something unique, or pages would overlap."""
+    return listing_together(session, rows, page, lambda found: [show(row) for row in found])
+
+
+def listing_together(
+    session: Session, rows: SelectOfScalar[Row], page: Page, show: Callable[[Sequence[Row]], list[Item]]
+) -> Listing[Item]:
+    """The same where what is shown of a page's rows is read in one go."""
     total = session.exec(select(func.count()).select_from(rows.order_by(None).subquery())).one()
     found = session.exec(rows.offset((page.number - 1) * page.size).limit(page.size)).all()
-    return Listing(items=[show(row) for row in found], page=page.number, page_size=page.size, total_count=total)
+    return Listing(items=show(found), page=page.number, page_size=page.size, total_count=total)
 
 
 def slice_page(items: Sequence[Item], page: Page) -> Listing[Item]:

@@ -16,11 +16,11 @@ from farebox_portal.idempotency import Once, OnceDep
 from farebox_portal.invoicing import actions, credit_notes, replay
 from farebox_portal.invoicing.line_usage import LineUsage, line_usage
 from farebox_portal.invoicing.page import page
-from farebox_portal.invoicing.show import InvoiceDocument, InvoiceSummary, every, show, summarize
+from farebox_portal.invoicing.show import InvoiceDocument, InvoiceWithLines, every, show, with_lines
 from farebox_portal.invoicing.status import Status
 from farebox_portal.invoicing.tables import Invoice
 from farebox_portal.invoicing.terms import terms_of
-from farebox_portal.pages import Listing, PageDep, listing
+from farebox_portal.pages import Listing, PageDep, listing_together
 from farebox_portal.pricing.money import currency, decimal_text, to_minor
 from farebox_portal.problems import RESPONSES
 
@@ -49,11 +49,11 @@ def list_invoices(
     customer_id: Annotated[str | None, Query(alias="customerId", description="Id or key")] = None,
     subscription_id: Annotated[str | None, Query(alias="subscriptionId")] = None,
     status: Status | None = None,
-) -> Listing[InvoiceSummary]:
+) -> Listing[InvoiceWithLines]:
     """The latest first. What is still being used up to the next one: `GET …/subscriptions/{id}/invoices/upcoming`."""
     owner = None if customer_id is None else accounts.get(session, customer_id).id
     rows = every(customer_id=owner, subscription_id=subscription_id, status=status)
-    return listing(session, rows, page, summarize)
+    return listing_together(session, rows, page, lambda found: with_lines(session, found))
 
 
 @router.get("/{id_or_number}/document", response_class=Response)

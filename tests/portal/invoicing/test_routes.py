@@ -66,6 +66,8 @@ def test_invoices_are_listed_by_customer_subscription_and_status(sold: TestClien
     assert len(listed(sold, subscriptionId=period["subscriptionId"], status="issued")) == 2
     assert listed(sold, status="paid") == []
     assert listed(sold, customerId="other", subscriptionId=period["subscriptionId"]) == []
+    for one in listed(sold):
+        assert one["lines"] == sold.get(f"/v1/invoices/{one['id']}").json()["lines"], "those of this invoice, in order"
     assert sold.get("/v1/invoices?customerId=nobody").status_code == 404
     assert sold.get("/v1/invoices?status=lost").status_code == 422
 
