@@ -45,6 +45,9 @@ class Segment:
     used_share: Fraction | None = None
 
     def goes_on(self, at: datetime, *, is_paused: bool) -> "Segment":
+        """From `at` on. In the instant of its own start it takes its place, and is what the segment was."""
+        if at == self.start:
+            return replace(self, is_paused=is_paused)
         return replace(self, start=at, is_paused=is_paused, is_fresh=False, used_share=None)
 
     def only_goes_on(self, before: "Segment") -> bool:

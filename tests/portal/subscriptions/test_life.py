@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from itertools import pairwise
 
 import pytest
@@ -169,6 +170,17 @@ def test_a_pause_may_say_when_it_ends() -> None:
 
 def test_a_pause_that_is_resumed_at_once_leaves_no_trace() -> None:
     assert taken(taken(ACTIVE, Pause(NOW)), Resume(NOW)) == ACTIVE
+
+
+def test_a_pause_in_the_instant_of_a_change_does_not_undo_what_the_change_was() -> None:
+    """That allowances began anew with it, and what is credited of the fee before."""
+    change = Change(NOW, "pro", None, is_fresh=True, used_share=Fraction(7, 10))
+    changed = taken(ACTIVE, change)
+    paused = taken(changed, Pause(NOW))
+    assert paused.segments[-1] == replace(changed.segments[-1], is_paused=True)
+    assert taken(paused, Resume(NOW)) == changed
+    later = taken(taken(changed, Pause(LATER)), Resume(LATEST), LATER).segments[-1]
+    assert (later.start, later.is_fresh, later.used_share) == (LATEST, False, None)
 
 
 def test_a_pause_ends_with_the_life() -> None:
