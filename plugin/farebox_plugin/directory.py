@@ -13,8 +13,9 @@ not republished yet: "unavailable". An account is only believed if it was loaded
 
 import asyncio
 import sys
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 from farebox.v1 import entitlements_pb2, layout
 from farebox_plugin.link import Link
@@ -27,6 +28,7 @@ UNWATCHED_S = 0.5
 # While the store is away: the bound on how late a revocation may act under `onStoreFailure: allow`.
 STALE_S = 30.0
 ENTRIES_MAX = 100_000
+T = TypeVar("T")
 DEFAULT_POLICY = Policy(key="default", meters={"api_requests": 1})
 
 
@@ -61,26 +63,25 @@ class Directory:
         self._policies_expire_at = 0.0
         self._policies_last_known: dict[str, Policy] = {}
         self._before_loss = _Memory(self._keys, self._accounts, 0.0)
-        self._asked: dict[str, object] = {}  # accounts that are being read, and not invalidated since
+        self._reading: dict[str, object] = {}  # what is being read, and was not invalidated since
 
     def invalidated(self, keys: list[bytes] | None) -> None:
         """The server says these keys changed (None: all may have)."""
         if keys is None:
-            self._asked.clear()
+            self._reading.clear()
             self._before_loss = _Memory(self._keys, self._accounts, asyncio.get_running_loop().time() + STALE_S)
             self._keys, self._accounts, self._policies = Recent(ENTRIES_MAX), Recent(ENTRIES_MAX), None
             return
         for raw in keys:
             key = raw.decode()
+            self._reading.pop(key, None)
             if key == layout.POLICIES:
                 self._policies = None
                 self._accounts = Recent(ENTRIES_MAX)  # the terms in them were made with the old policies
             elif key.startswith("fb:key:"):
                 self._keys.pop(key.rpartition(":")[2])
             elif key.endswith(":e"):
-                account = key[len("fb:{") : -len("}:e")]
-                self._accounts.pop(account)
-                self._asked.pop(account, None)
+                self._accounts.pop(key[len("fb:{") : -len("}:e")])
 
     def find_key(self, digest: str) -> KeyOwner | Refusal | None:
         """Whose key this is; a refusal if it is nobody's; None if that has to be asked (`load_key`)."""
@@ -95,10 +96,13 @@ class Directory:
 
     async def load_key(self, digest: str) -> None:
         """Raises Unavailable, also when the directory is not complete."""
-        key = layout.api_key(digest)
-        record = await self._link.ask("GET", key) or await self._read_complete(key, digest[0])
+        record, expires_at = await self._watched(layout.api_key(digest), self._read_key(digest))
         found = None if record is None else _read_owner(entitlements_pb2.KeyRecord.FromString(record))
-        self._keys[digest] = (asyncio.get_running_loop().time() + TTL_S, found)
+        self._keys[digest] = (expires_at, found)
+
+    async def _read_key(self, digest: str) -> bytes | None:
+        key = layout.api_key(digest)
+        return await self._link.ask("GET", key) or await self._read_complete(key, digest[0])
 
     def terms_before_loss(self, digest: str, policy: Policy, at_ms: int) -> Terms | Refusal | None:
         """For policies that let requests pass while the store is away: the terms as they stood when it went away."""
@@ -126,12 +130,26 @@ class Directory:
 
     async def load_policies(self) -> None:
         """Raises Unavailable, also when the server has lost them and the portal has not published them again."""
-        raw = await self._read_complete(layout.POLICIES, layout.PARTS[0])
+        reading = self._read_complete(layout.POLICIES, layout.PARTS[0])
+        raw, expires_at = await self._watched(layout.POLICIES, reading)
         message = entitlements_pb2.Policies.FromString(raw or b"")
         self._policies = {"default": DEFAULT_POLICY} | {policy.key: read_policy(policy) for policy in message.policies}
         # A policy that is gone settles what it let in.
         self._policies_last_known |= self._policies
-        self._policies_expire_at = asyncio.get_running_loop().time() + TTL_S
+        self._policies_expire_at = expires_at
+
+    async def _watched(self, key: str, reading: Awaitable[T]) -> tuple[T, float]:
+        """(what was read, until when it is good). Not for long if it was overtaken: its invalidation is dealt with as
+        soon as it is there, the answer before it only when this task has its turn.
+        """
+        self._reading[key] = mine = object()
+        try:
+            found = await reading
+        finally:
+            is_watched = self._reading.get(key) is mine
+            if is_watched:
+                del self._reading[key]
+        return found, asyncio.get_running_loop().time() + (TTL_S if is_watched else UNWATCHED_S)
 
     async def _read_complete(self, key: str, part: str) -> bytes | None:
         """What stands there; None if nothing does, and nothing should. One read, at one moment of one server."""
@@ -148,21 +166,17 @@ class Directory:
     async def load_account(self, account_id: str) -> AccountEntry | None:
         """Read it from Valkey; None if it is not there, or from another incarnation (the keeper can rebuild it)."""
         counters, document = layout.counters(account_id), layout.account(account_id)
-        self._asked[account_id] = asked = object()
         # In this order: what was loaded when the first was read is in the second, or something newer.
-        loaded, raw = await asyncio.gather(self._link.ask("HGET", counters, "gen"), self._link.ask("GET", document))
-        # Its invalidation is dealt with as soon as it is there, the answer before it only when this task has its turn.
-        is_watched = self._asked.get(account_id) is asked
-        if is_watched:
-            del self._asked[account_id]
+        reading = asyncio.gather(self._link.ask("HGET", counters, "gen"), self._link.ask("GET", document))
+        (loaded, raw), expires_at = await self._watched(document, reading)
         if raw is None or loaded is None or loaded.decode() != self._link.server_of(counters).generation:
             return None
-        return self.put_account(raw, is_watched=is_watched)
+        return self.put_account(raw, expires_at)
 
-    def put_account(self, raw: bytes, *, is_watched: bool = False) -> AccountEntry:
-        """`is_watched`: the server tells when it changes, as it was read from there; else it is soon read again."""
+    def put_account(self, raw: bytes, expires_at: float | None = None) -> AccountEntry:
+        """Without `expires_at` it was not read from the server, which tells of no change then: it is soon read."""
         account = read_account(entitlements_pb2.Account.FromString(raw))
-        entry = AccountEntry(account, asyncio.get_running_loop().time() + (TTL_S if is_watched else UNWATCHED_S))
+        entry = AccountEntry(account, expires_at or asyncio.get_running_loop().time() + UNWATCHED_S)
         self._accounts[account.id] = entry
         return entry
 
