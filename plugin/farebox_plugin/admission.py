@@ -159,12 +159,15 @@ class Admission:
         live = [ticket for group in groups for ticket in group]
         if not live:
             return
+        intents = []
         keys: list[str] = []
         arguments: list[bytes | str | int] = [server.generation, int(server.now_ms()) + LATE_AFTER_MS]
         for group in groups:
-            keys += (layout.counters(group[0].terms.account), layout.holds(group[0].terms.account))
-            arguments += self._question(group)
-        intents = [_intent(group[0].terms, self._hold_of(group[0]), _rids(group)) for group in groups]
+            terms, hold = group[0].terms, self._hold_of(group[0])
+            rids = [ticket.call.rid for ticket in group]
+            intents.append(_intent(terms, hold, rids))
+            keys += (layout.counters(terms.account), layout.holds(terms.account))
+            arguments += _question(terms, group[0].hold, hold, rids)
         try:
             self._spool.append(intents)
         except SpoolFull as fault:
@@ -196,17 +199,6 @@ class Admission:
 
         timer = asyncio.get_running_loop().call_later(self._timeout_s, timed_out)
         self._link.run(ADMIT, keys, arguments, replied)
-
-    def _question(self, group: Sequence[Ticket]) -> Iterator[str | int]:
-        """What the script is told of requests under the same terms (scripts/admit.lua)."""
-        terms, hold = group[0].terms, group[0].hold
-        yield from (terms.version, terms.rate_field, terms.emission_us, terms.tolerance_us, self._hold_of(group[0]))
-        yield len(terms.counters)
-        for counter in terms.counters:
-            units = hold.units[counter.meter]
-            yield from (counter.field, -units if counter.is_divisible else units, counter.limit)
-        yield len(group)
-        yield from _rids(group)
 
     def _hold_of(self, ticket: Ticket) -> str:
         """As it stands in Valkey and in the spool: this worker is its owner."""
@@ -365,8 +357,14 @@ def _intent(terms: Terms, hold: str, rids: Sequence[str]) -> bytes:
     return record(INTENT, terms.account, terms.subscription, terms.key, terms.policy.key, hold, *rids)
 
 
-def _rids(group: Sequence[Ticket]) -> list[str]:
-    return [ticket.call.rid for ticket in group]
+def _question(terms: Terms, hold: Hold, owned: str, rids: Sequence[str]) -> list[str | int]:
+    """What the script is told of requests under the same terms (scripts/admit.lua). `owned`: the hold it stores."""
+    told: list[str | int] = [terms.version, terms.rate_field, terms.emission_us, terms.tolerance_us, owned]
+    told.append(len(terms.counters))
+    for counter in terms.counters:
+        units = hold.units[counter.meter]
+        told += (counter.field, -units if counter.is_divisible else units, counter.limit)
+    return [*told, len(rids), *rids]
 
 
 def _counters_of(ticket: Ticket) -> str:
