@@ -67,3 +67,8 @@ def from_ms(milliseconds: int) -> datetime:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def whole_ms(instant: datetime) -> datetime:
+    """Without what the gateway's clock does not tell apart."""
+    return instant - timedelta(microseconds=instant.microsecond % 1000)

@@ -19,8 +19,10 @@ SECRETS = (
     "admin_token", "plugin_token", "key_pepper", "database_url", "redis_url", "stripe_api_key", "stripe_webhook_secret",
 )  # fmt: skip
 STRIPE_API_BASE = "https://api.stripe.com"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _TOKEN_LENGTH_MIN = 16
-_STRIPE_KEY = r"(sk|rk)_(test|live)_\w+"
+_STRIPE_KEY = re.compile(r"(sk|rk)_(test|live)_\w+", re.ASCII)
+_NO_STRIPE_KEY = "must be a key of Stripe: sk_test_…, rk_test_…, sk_live_… or rk_live_…"
 
 
 class Settings(BaseSettings):
@@ -104,8 +106,8 @@ class Settings(BaseSettings):
     @field_validator("stripe_api_key")
     @classmethod
     def _known_stripe_key(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and not re.fullmatch(_STRIPE_KEY, key.get_secret_value(), re.ASCII):
-            raise ValueError("must be a key of Stripe: sk_test_…, rk_test_…, sk_live_… or rk_live_…")
+        if key is not None and not _STRIPE_KEY.fullmatch(key.get_secret_value()):
+            raise ValueError(_NO_STRIPE_KEY)
         return key
 
     @field_validator("stripe_webhook_secret")
@@ -128,7 +130,7 @@ class Settings(BaseSettings):
         if self.stripe_api_key is None:
             return self
         key = self.stripe_api_key.get_secret_value()
-        if _is_live(key) and self.stripe_api_base != STRIPE_API_BASE:
+        if is_live(key) and self.stripe_api_base != STRIPE_API_BASE:
             raise SettingsError(f"FAREBOX_STRIPE_API_BASE: a live key is sent to {STRIPE_API_BASE} alone")
         if (fault := self.fault_of_stripe_key(key)) is not None:
             raise SettingsError(f"FAREBOX_STRIPE_API_KEY: {fault}")
@@ -136,9 +138,9 @@ class Settings(BaseSettings):
 
     def fault_of_stripe_key(self, key: str) -> str | None:
         """Why a key cannot be used in this environment, whoever has it: live and test never mix."""
-        if re.fullmatch(_STRIPE_KEY, key, re.ASCII) is None:
-            return "must be a key of Stripe: sk_test_…, rk_test_…, sk_live_… or rk_live_…"
-        if _is_live(key) == (self.environment == "production"):
+        if not _STRIPE_KEY.fullmatch(key):
+            return _NO_STRIPE_KEY
+        if is_live(key) == (self.environment == "production"):
             return None
         wanted = "a live" if self.environment == "production" else "a test"
         return f"must be {wanted} key in the environment {self.environment}"
@@ -183,13 +185,14 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         raise SettingsError("; ".join(_complaint(fault) for fault in error.errors())) from None
 
 
-def _is_live(stripe_key: str) -> bool:
+def is_live(stripe_key: str) -> bool:
+    """Whether it moves money, as its own prefix says."""
     return "_live_" in stripe_key
 
 
 def _is_loopback(url: str) -> bool:
     parts = urlsplit(url)
-    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1") and not parts.path
+    return parts.scheme == "http" and parts.hostname in LOOPBACK and not parts.path
 
 
 def _variable(name: str) -> str:

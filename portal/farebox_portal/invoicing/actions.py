@@ -28,7 +28,7 @@ from farebox_portal.pricing.money import currency, decimal_text
 from farebox_portal.pricing.period import Period
 from farebox_portal.subscriptions.tables import AT_ONCE, Redemption, Subscription
 from farebox_portal.wallet import purchases
-from farebox_portal.wallet.purse import restore
+from farebox_portal.wallet.purse import hold, restore
 
 
 def get(session: Session, id_or_number: str) -> Invoice:
@@ -49,7 +49,7 @@ def lines_of(session: Session, invoice: Invoice) -> Sequence[InvoiceLine]:
 
 def lock(session: Session, invoice: Invoice) -> None:
     """Nobody else invoices or pays for this customer until the transaction ends."""
-    session.exec(select(Customer.id).where(Customer.id == invoice.customer_id).with_for_update()).one()
+    hold(session, invoice.customer_id)
     session.refresh(invoice)
 
 
@@ -79,7 +79,7 @@ def _release(session: Session, invoice: Invoice, work: Work) -> None:
     paper = read_paper(invoice, lines_of(session, invoice))
     _require_sums(paper)
     customer = session.get_one(Customer, invoice.customer_id)
-    mode = profiles.tax_mode_for(profiles.default(session), customer, invoice.currency)
+    mode = profiles.tax_mode_of(session, customer, invoice.currency)
     if invoice.tax_status is None and mode != "off" and invoice.total_minor > 0:
         paper.columns |= {"tax_status": "pending", "reasons": ["tax_pending"]}
     else:

@@ -65,10 +65,6 @@ class NewLine:
     metered: Decimal | None = None
     share: Fraction = WHOLE
 
-    @property
-    def line_key(self) -> str:
-        return line_key(self.line)
-
 
 @dataclass(frozen=True, slots=True)
 class Grant:

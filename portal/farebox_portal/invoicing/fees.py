@@ -10,7 +10,7 @@ Every amount is that of the whole charge up to now, and what was billed and give
 often a fee is cut, its pieces add up to what one bill at the end would say, to the cent.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -128,13 +128,3 @@ def _charge(due: Due, share: Fraction, of: Currency) -> Charge:
 
 def _sum(lines: Iterable[Line]) -> int:
     return sum(line.amount_minor for line in lines)
-
-
-def fee_lines(due: Due, share: Fraction) -> tuple[Line, ...]:
-    """What a share of the fee's full period costs."""
-    return _lines(due, share, currency(due.plan.currency))
-
-
-def shares(found: Iterable[Fee]) -> Mapping[str, Fraction]:
-    """How much of each is served, by the charge's key."""
-    return {fee.due.key: fee.lines[0].share if fee.lines else WHOLE for fee in found}

@@ -10,7 +10,7 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
-from farebox_portal.invoicing.compose import NewLine
+from farebox_portal.invoicing.compose import NewLine, line_key
 from farebox_portal.invoicing.tables import Invoice, InvoiceLine
 from farebox_portal.pricing.line import Line, Reduction, Tax
 from farebox_portal.pricing.period import Period
@@ -101,19 +101,8 @@ def new_paper(
 def _entry(invoice: Columns, position: int, new: NewLine) -> Entry:
     line, due = new.line, new.due
     columns = {
-        "id": f"{invoice['id']}-{position + 1}",
-        "invoice_id": invoice["id"],
-        "subscription_id": invoice["subscription_id"],
-        "position": position,
         "charge_key": due.key,
-        "line_key": new.line_key,
         "revision": new.revision,
-        "kind": line.kind,
-        "description": line.description,
-        "quantity": line.quantity,
-        "unit_amount": line.unit_amount,
-        "credited_minor": 0,
-        "tier": line.tier,
         "share": str(new.share),
         "count": due.count,
         "earlier": str(due.earlier),
@@ -126,10 +115,28 @@ def _entry(invoice: Columns, position: int, new: NewLine) -> Entry:
         "meter": new.meter,
         "period_start": new.period.start,
         "period_end": new.period.end,
-        "rated_start": line.period.start,
-        "rated_end": line.period.end,
         "ends_at": due.ends_at,
     }
+    return new_entry(invoice, position, line, columns)
+
+
+def new_entry(invoice: Columns, position: int, line: Line, charge: Columns) -> Entry:
+    """`charge`: the columns that say what it is charged for. The others come from the line itself, and its place."""
+    columns = {
+        "id": f"{invoice['id']}-{position + 1}",
+        "invoice_id": invoice["id"],
+        "subscription_id": invoice["subscription_id"],
+        "position": position,
+        "line_key": line_key(line),
+        "kind": line.kind,
+        "description": line.description,
+        "quantity": line.quantity,
+        "unit_amount": line.unit_amount,
+        "credited_minor": 0,
+        "tier": line.tier,
+        "rated_start": line.period.start,
+        "rated_end": line.period.end,
+    } | charge
     put_line(columns, line)
     return Entry(columns, line, True)
 

@@ -94,6 +94,11 @@ def tax_mode_for(profile: BillingProfile | None, customer: Customer, code: str) 
     return tax_mode(profile)
 
 
+def tax_mode_of(session: Session, customer: Customer, code: str) -> TaxMode:
+    """By the default profile, by which everything is invoiced."""
+    return tax_mode_for(default(session), customer, code)
+
+
 def seller(profile: BillingProfile | None, name: str, address: str) -> dict[str, str]:
     """Who stands on an invoice: the profile's supplier, else what the settings say."""
     supplier: Mapping[str, Any] = {} if profile is None else profile.document["supplier"]

@@ -37,6 +37,7 @@ from farebox_portal.payments.gateway import (
     Unknown,
 )
 from farebox_portal.payments.operations import Overtaken, Seen, conclude, perform, seen_of
+from farebox_portal.payments.pace import back_off
 from farebox_portal.payments.payers import ensure_payer, lease, payer_of, refresh, release
 from farebox_portal.payments.steps import (
     LINES_MAX,
@@ -61,7 +62,6 @@ LEASE = timedelta(minutes=2)
 LEASE_OF_LINE = timedelta(seconds=1)
 """Each line is a request of its own, and has to wait for its turn (see `pace`)."""
 POLL = timedelta(minutes=10)
-BACK_OFF_MAX = timedelta(minutes=5)
 BROKEN = timedelta(minutes=5)
 TAX_TRIED_AGAIN = timedelta(days=1)
 REJECTED_MAX = 3
@@ -433,9 +433,8 @@ class _Run:
         with transaction(self.desk.engine) as session:
             row = session.get_one(Collection, self.invoice_id)
             row.troubles += 1
-            wait = pause or min(timedelta(seconds=2 ** min(row.troubles, 10)), BACK_OFF_MAX)
             row.fault, row.updated_at = code, self.now
-            self._set_look(row, self.now + wait)
+            self._set_look(row, self.now + (pause or back_off(row.troubles)))
             session.add(row)
 
     def _stop(self, stop: Stop) -> None:

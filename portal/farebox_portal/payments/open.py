@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from farebox_portal.payments.gateway import Gateway
 from farebox_portal.payments.pace import LIVE_PER_S, TEST_PER_S, Pace
-from farebox_portal.settings import Settings
+from farebox_portal.settings import Settings, is_live
 
 if TYPE_CHECKING:
     from farebox_portal.payments.stripe_gateway import StripeGateway
@@ -29,7 +29,7 @@ def jobs_per_s(settings: Settings) -> float | None:
     """
     if settings.stripe_api_key is None or settings.is_stripe_local:
         return None
-    return LIVE_PER_S if "_live_" in settings.stripe_api_key.get_secret_value() else TEST_PER_S
+    return LIVE_PER_S if is_live(settings.stripe_api_key.get_secret_value()) else TEST_PER_S
 
 
 def open_reader(settings: Settings, key: str) -> "StripeGateway":

@@ -7,9 +7,16 @@ Source: docs.stripe.com/rate-limits (2026-10).
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
+BACK_OFF_MAX = timedelta(minutes=5)
 LIVE_PER_S = 8.0
 TEST_PER_S = 4.0
+
+
+def back_off(troubles: int) -> timedelta:
+    """Until the next try, after so many in a row of which nobody knows what came."""
+    return min(timedelta(seconds=2 ** min(troubles, 10)), BACK_OFF_MAX)
 
 
 class Pace:

@@ -104,7 +104,7 @@ def question_of(
     session: Session, customer: Customer, code: str, lines: tuple[Line, ...], place: Place | None = None
 ) -> TaxQuestion | None:
     """None: this customer's tax is nobody's business but the operator's."""
-    if profiles.tax_mode_for(profiles.default(session), customer, code) == "off":
+    if profiles.tax_mode_of(session, customer, code) == "off":
         return None
     payer = session.get(Payer, customer.id)
     if place is not None:

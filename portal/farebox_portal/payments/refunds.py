@@ -9,7 +9,7 @@ operator's to make, and when it was made an event says so. What the provider has
 what of it is not in our books yet becomes a credit note: so it does not matter who began, and nothing is counted twice.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 from sqlalchemy import Engine
@@ -23,11 +23,11 @@ from farebox_portal.invoicing.tables import CreditNote, Invoice
 from farebox_portal.payments import operations
 from farebox_portal.payments.account import usable
 from farebox_portal.payments.gateway import Busy, Declined, Gateway, GatewayFailure, Lacking, Rejected, Unknown
+from farebox_portal.payments.pace import back_off
 from farebox_portal.payments.tables import Collection, PaymentAccount, Refund
 
 log = structlog.get_logger(__name__)
 
-BACK_OFF_MAX = timedelta(minutes=5)
 TRIES_MAX = 3
 OUTSIDE = "Refunded at the payment provider"
 
@@ -189,7 +189,7 @@ def _later(engine: Engine, row: Refund, failure: GatewayFailure, now: datetime) 
         stored = session.get_one(Refund, row.credit_note_id)
         stored.troubles += 1
         stored.fault, stored.updated_at = failure.code, now
-        stored.look_at = now + min(timedelta(seconds=2 ** min(stored.troubles, 10)), BACK_OFF_MAX)
+        stored.look_at = now + back_off(stored.troubles)
         session.add(stored)
 
 

@@ -216,7 +216,18 @@ def folded(lines: Sequence[Line]) -> tuple[Line, ...]:
     """At most as many as an invoice can have: the last ones become one."""
     if len(lines) <= LINES_MAX:
         return tuple(lines)
-    kept, rest = lines[: LINES_MAX - 1], lines[LINES_MAX - 1 :]
-    start, end = min(line.start for line in rest), max(line.end for line in rest)
-    total = sum(line.amount_minor for line in rest)
-    return (*kept, Line(f"{rest[0].id}+", total, f"{len(rest)} further items", start, end))
+    return (*lines[: LINES_MAX - 1], joined(lines[LINES_MAX - 1 :]))
+
+
+def joined(lines: Sequence[Line]) -> Line:
+    """One in the place of several of the same terms of tax."""
+    first = lines[0]
+    return Line(
+        f"{first.id}+",
+        sum(line.amount_minor for line in lines),
+        f"{len(lines)} further items",
+        min(line.start for line in lines),
+        max(line.end for line in lines),
+        first.behavior,
+        first.tax_code,
+    )

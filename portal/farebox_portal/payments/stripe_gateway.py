@@ -48,6 +48,7 @@ from farebox_portal.payments.gateway import (
 from farebox_portal.payments.pace import Pace
 from farebox_portal.payments.permissions import PERMISSIONS, Permission, name_of, row_of
 from farebox_portal.pricing.money import Currency, currency, from_stripe, to_stripe
+from farebox_portal.settings import is_live
 
 TIMEOUT_S = 20  # finalizing and paying take Stripe up to ten
 TOLERANCE_S = 300
@@ -80,7 +81,7 @@ class StripeGateway:
         pace: Pace | None = None,
     ) -> None:
         stripe.enable_telemetry = False  # it would write a file into the home directory
-        self.is_live = "_live_" in key
+        self.is_live = is_live(key)
         self.fingerprint = hashlib.sha256(key.encode()).hexdigest()
         http_client = http_client or stripe.RequestsClient(timeout=TIMEOUT_S)
         self._client = stripe.StripeClient(

@@ -12,7 +12,6 @@ from farebox_portal.db import transaction
 from farebox_portal.errors import Conflict
 from farebox_portal.invoicing import profiles
 from farebox_portal.invoicing.actions import lines_of
-from farebox_portal.invoicing.profiles import TaxMode
 from farebox_portal.invoicing.tables import Invoice, InvoiceLine
 from farebox_portal.invoicing.tax import CardPlace, terms_of_cards
 from farebox_portal.payments.gateway import (
@@ -49,16 +48,12 @@ _WHY = {
 
 def require_tax(session: Session, customer: Customer, code: str) -> None:
     """Raises TaxNotSupported where tax is enforced and the provider cannot work it out. Asks what it said last."""
-    if profiles.tax_mode_for(profiles.default(session), customer, code) != "strict":
+    if profiles.tax_mode_of(session, customer, code) != "strict":
         return
     payer = session.get(Payer, customer.id)
     status = "unrecognized_location" if payer is None else payer.tax_status or "failed"
     if status != "supported":
         raise TaxNotSupported(status)
-
-
-def mode_of(session: Session, customer: Customer, code: str) -> TaxMode:
-    return profiles.tax_mode_for(profiles.default(session), customer, code)
 
 
 def items_of(session: Session, invoice: Invoice) -> tuple[Item, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from farebox_portal.invoicing.tax import TaxTerms
 from farebox_portal.payments.gateway import Line, RemoteTax
-from farebox_portal.payments.steps import LINES_MAX
+from farebox_portal.payments.steps import LINES_MAX, joined
 from farebox_portal.pricing.money import Currency, allocate
 
 
@@ -92,14 +92,4 @@ def _one(line: Line) -> Item:
 
 
 def _folded(lines: Sequence[Line]) -> Item:
-    first = lines[0]
-    line = Line(
-        f"{first.id}+",
-        sum(line.amount_minor for line in lines),
-        f"{len(lines)} further items",
-        min(line.start for line in lines),
-        max(line.end for line in lines),
-        first.behavior,
-        first.tax_code,
-    )
-    return Item(line, tuple((line.id, line.amount_minor) for line in lines))
+    return Item(joined(lines), tuple((line.id, line.amount_minor) for line in lines))

@@ -21,7 +21,7 @@ from farebox_portal.db import transaction
 from farebox_portal.errors import Conflict
 from farebox_portal.payments.gateway import Endpoint, Gateway, GatewayFailure, Lacking, Unauthorized
 from farebox_portal.payments.tables import PaymentAccount
-from farebox_portal.settings import Settings
+from farebox_portal.settings import LOOPBACK, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class Made:
 
 def is_reachable(settings: Settings) -> bool:
     """Whether the provider could deliver to us: over https, or on the machine on which its stand-in runs too."""
-    is_local = urlsplit(settings.public_url).hostname in ("127.0.0.1", "localhost", "::1")
+    is_local = urlsplit(settings.public_url).hostname in LOOPBACK
     return settings.is_stripe_local if is_local else settings.public_url.startswith("https://")
 
 

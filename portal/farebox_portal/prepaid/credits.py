@@ -21,7 +21,7 @@ from farebox_portal.pricing.grants import expiry
 from farebox_portal.pricing.money import currency, decimal_text
 from farebox_portal.subscriptions import lifecycle
 from farebox_portal.subscriptions.rows import read_life, read_plans
-from farebox_portal.subscriptions.stretches import stretch_at, stretches
+from farebox_portal.subscriptions.stretches import Stretch, stretch_at, stretches
 from farebox_portal.subscriptions.tables import Subscription
 from farebox_portal.usage import granting
 from farebox_portal.usage.grant_rows import GrantRow
@@ -201,10 +201,15 @@ def subscription_of(session: Session, customer: Customer, subscription_id: str |
     return found[0]
 
 
-def currency_of(session: Session, subscription: Subscription, now: datetime) -> str:
+def sold(session: Session, subscription: Subscription, now: datetime) -> Stretch:
+    """What it is on now, or begins with."""
     life = read_life(session, subscription)
     cut = stretches(life, read_plans(session, [life]))
-    return cut[stretch_at(cut, max(now, life.start))].plan.currency
+    return cut[stretch_at(cut, max(now, life.start))]
+
+
+def currency_of(session: Session, subscription: Subscription, now: datetime) -> str:
+    return sold(session, subscription, now).plan.currency
 
 
 def _money(session: Session, customer: Customer, wanted: CreditInput, now: datetime) -> CreditLot:

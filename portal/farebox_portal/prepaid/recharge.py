@@ -23,8 +23,8 @@ from farebox_portal.documents import Instant, Output
 from farebox_portal.errors import Invalid, NotFound
 from farebox_portal.ids import new_id
 from farebox_portal.invoicing.credit_notes import Amount, minor_of
+from farebox_portal.invoicing.profiles import tax_mode_of
 from farebox_portal.invoicing.tables import Invoice
-from farebox_portal.payments.tax import mode_of
 from farebox_portal.prepaid.credits import currency_of
 from farebox_portal.prepaid.top_ups import AFTER_GRANTED, Purchase, Status, checked, issue, status_of
 from farebox_portal.pricing.money import currency, decimal_text
@@ -272,7 +272,7 @@ def _balance(session: Session, rule: AutoRecharge, now: datetime) -> int | None:
         return None
     if rule.feature_key is None:
         customer, code = session.get_one(Customer, rule.customer_id), _currency(session, rule, now)
-        if mode_of(session, customer, code) != "off":
+        if tax_mode_of(session, customer, code) != "off":
             return None
         purse = read_purses(session, [rule.customer_id], now).get((rule.customer_id, code))
         return 0 if purse is None else sum(credit.amount_minor for credit in purse.credits)

@@ -13,10 +13,10 @@ from farebox_portal.customers.tables import Customer
 from farebox_portal.documents import Input, Instant, Key, Name, Output, Whole
 from farebox_portal.errors import Conflict, Invalid
 from farebox_portal.ids import new_id
-from farebox_portal.invoicing.compose import line_key
 from farebox_portal.invoicing.credit_notes import Amount, minor_of
 from farebox_portal.invoicing.minimum import minimum_minor
-from farebox_portal.invoicing.paper import Columns, Entry, Paper, new_paper, put_line
+from farebox_portal.invoicing.paper import Columns, Entry, Paper, new_entry, new_paper
+from farebox_portal.invoicing.profiles import tax_mode_of
 from farebox_portal.invoicing.status import after
 from farebox_portal.invoicing.tables import TOP_UP, Invoice
 from farebox_portal.invoicing.tax import PENDING
@@ -26,15 +26,14 @@ from farebox_portal.payments.account import connected
 from farebox_portal.payments.checkout import OPEN_FOR, Order, link
 from farebox_portal.payments.orders import PaymentMethodRequired
 from farebox_portal.payments.tables import Payer
-from farebox_portal.payments.tax import mode_of, require_tax
-from farebox_portal.prepaid.credits import subscription_of
+from farebox_portal.payments.tax import require_tax
+from farebox_portal.prepaid.credits import currency_of, sold, subscription_of
 from farebox_portal.pricing.line import Line
 from farebox_portal.pricing.money import Currency, currency, decimal_text, to_units
 from farebox_portal.pricing.part import ONE
 from farebox_portal.pricing.period import Period
 from farebox_portal.settings import Settings
-from farebox_portal.subscriptions.rows import read_life, read_plans
-from farebox_portal.subscriptions.stretches import Stretch, stretch_at, stretches
+from farebox_portal.subscriptions.stretches import Stretch
 from farebox_portal.subscriptions.tables import Subscription
 from farebox_portal.usage import granting
 from farebox_portal.usage.granting import ExpirationInput
@@ -157,12 +156,12 @@ def checked(
     subscription = subscription_of(session, customer, wanted.subscription_id, now)
     if now < subscription.active_from:
         raise Conflict("The subscription has not begun yet.", code="subscription_not_started")
-    of = currency(_stretch(session, subscription, now).plan.currency)
+    of = currency(currency_of(session, subscription, now))
     amount_minor = minor_of(wanted.amount, of, "/amount")
     least = max(1, minimum_minor(of))
     if amount_minor < least:
         raise Invalid([{"pointer": "/amount", "detail": f"must be at least {decimal_text(least, of)} {of.code}"}])
-    if wanted.feature_key is None and mode_of(session, customer, of.code) != "off":
+    if wanted.feature_key is None and tax_mode_of(session, customer, of.code) != "off":
         detail = "Where tax is charged no money is sold ahead, as its tax hangs on what it will pay for. Buy units."
         raise Conflict(detail, code="money_not_taxable")
     if wanted.feature_key is not None:
@@ -185,10 +184,10 @@ def issue(session: Session, settings: Settings, customer: Customer, bought: TopU
     paper.columns |= {"subtotal_minor": bought.amount_minor, "total_minor": bought.amount_minor}
     if has_provider(session, customer, currency(bought.currency)):
         paper.columns["provider"] = "stripe"
-    paper.entries.append(_entry(paper, bought, _stretch(session, subscription, now), now))
+    paper.entries.append(_entry(paper, bought, sold(session, subscription, now), now))
     session.add(bought)
     work = Work(now, terms_of(settings))
-    if mode_of(session, customer, bought.currency) == "off":
+    if tax_mode_of(session, customer, bought.currency) == "off":
         paper.columns["status"] = after("draft", "issue")
         work.issue(paper, customer)
     else:  # see invoicing.tax
@@ -216,45 +215,25 @@ def _next_sequence(session: Session, subscription: Subscription) -> int:
     return min(session.exec(mine).one() or 0, 0) - 1
 
 
-def _stretch(session: Session, subscription: Subscription, now: datetime) -> Stretch:
-    life = read_life(session, subscription)
-    cut = stretches(life, read_plans(session, [life]))
-    return cut[stretch_at(cut, max(now, life.start))]
-
-
-def _entry(paper: Paper, bought: TopUp, sold: Stretch, now: datetime) -> Entry:
+def _entry(paper: Paper, bought: TopUp, of: Stretch, now: datetime) -> Entry:
     said = bought.name if bought.units is None else f"{bought.name}: {bought.units} {bought.feature_key}"
     amount = to_units(bought.amount_minor, currency(bought.currency))
     line = Line(TOP_UP, "credits", said, ONE, amount, bought.amount_minor, Period(now, now))
-    columns: Columns = {
-        "id": f"{bought.invoice_id}-1",
-        "invoice_id": bought.invoice_id,
-        "subscription_id": bought.subscription_id,
-        "position": 0,
+    charge: Columns = {
         "charge_key": f"~top-up/{bought.id}",
-        "line_key": line_key(line),
         "revision": 0,
-        "kind": line.kind,
-        "description": line.description,
-        "quantity": line.quantity,
-        "unit_amount": line.unit_amount,
-        "credited_minor": 0,
-        "tier": None,
         "share": "1",
         "count": 1,
         "earlier": "0",
         "metered": None,
-        "plan_id": sold.plan.id,
-        "phase_key": sold.phase["key"],
+        "plan_id": of.plan.id,
+        "phase_key": of.phase["key"],
         "card_key": bought.feature_key or TOP_UP,  # units are taxed as what they are units of
         "addon_id": None,
         "feature_key": bought.feature_key,
         "meter": None,
         "period_start": now,
         "period_end": now,
-        "rated_start": now,
-        "rated_end": now,
         "ends_at": now,
     }
-    put_line(columns, line)
-    return Entry(columns, line, True)
+    return new_entry(paper.columns, 0, line, charge)

@@ -4,7 +4,7 @@ A grant never changes. What was burnt of it stays burnt when it is voided. It be
 feature: a change of plan leaves it alone, and while the plan does not have the feature it lies idle.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -14,6 +14,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 from farebox_portal import ids
 from farebox_portal.catalog.plan_document import Metadata, Units
 from farebox_portal.catalog.tables import Feature
+from farebox_portal.clock import whole_ms
 from farebox_portal.customers import accounts
 from farebox_portal.documents import Input, Instant, Output, Whole
 from farebox_portal.errors import Conflict, Fault, Invalid, NotFound
@@ -159,7 +160,7 @@ def create(
     session.refresh(subscription)
     allowance, since = grantable(session, subscription, feature_key, now)
     # A subscription may have begun within this very millisecond.
-    effective_at = max(_to_ms(now), since) if wanted.effective_at is None else _to_ms(wanted.effective_at)
+    effective_at = max(whole_ms(now), since) if wanted.effective_at is None else whole_ms(wanted.effective_at)
     expires_at = _expires_at(wanted, effective_at)
     if found := _faults(wanted, allowance, since, effective_at, expires_at, now):
         raise Invalid(found)
@@ -175,7 +176,7 @@ def create(
         rollover_min=wanted.min_rollover_amount,
         rollover_max=wanted.max_rollover_amount,
         recurrence=None if wanted.recurrence is None else wanted.recurrence.interval,
-        recurrence_anchor=None if wanted.recurrence is None else _to_ms(wanted.recurrence.anchor or effective_at),
+        recurrence_anchor=None if wanted.recurrence is None else whole_ms(wanted.recurrence.anchor or effective_at),
         metadata_=wanted.metadata or {},
         created_at=now,
     )
@@ -228,7 +229,7 @@ def _expires_at(wanted: GrantInput, effective_at: datetime) -> datetime | None:
             return expiry(effective_at, wanted.expiration.duration, wanted.expiration.count)
         except (OverflowError, ValueError):  # beyond the year 9999
             return None
-    return None if wanted.expires_at is None else _to_ms(wanted.expires_at)
+    return None if wanted.expires_at is None else whole_ms(wanted.expires_at)
 
 
 def _faults(
@@ -287,8 +288,3 @@ def _require_room(
     if session.exec(select(func.count()).select_from(in_force.order_by(None).subquery())).one() >= IN_FORCE_MAX:
         detail = f"The entitlement has {IN_FORCE_MAX} grants in force; void one first."
         raise Conflict(detail, code="too_many_grants")
-
-
-def _to_ms(instant: datetime) -> datetime:
-    """Without what the gateway's clock does not tell apart."""
-    return instant - timedelta(microseconds=instant.microsecond % 1000)

@@ -4,10 +4,11 @@ It never fails, as the money is there by then. Units are granted also where the 
 lie idle until it has one again, and an operator may give the money back.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlmodel import Session, select
 
+from farebox_portal.clock import whole_ms
 from farebox_portal.customers import accounts
 from farebox_portal.pricing.grants import expiry
 from farebox_portal.usage.grant_rows import GrantRow
@@ -19,7 +20,7 @@ def deliver(session: Session, invoice_id: str, value_minor: int, now: datetime) 
     bought = session.exec(select(TopUp).where(TopUp.invoice_id == invoice_id)).one()
     if session.get(CreditLot, bought.lot_id) is not None:
         return
-    at = now - timedelta(microseconds=now.microsecond % 1000)  # as the gateway's clock tells instants apart
+    at = whole_ms(now)
     expires_at = None
     if bought.expires_every is not None and bought.expires_count is not None:
         expires_at = expiry(at, bought.expires_every, bought.expires_count)

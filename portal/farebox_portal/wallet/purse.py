@@ -24,7 +24,7 @@ Purses = dict[tuple[str, str], Purse]
 
 
 def hold(session: Session, customer_id: str) -> None:
-    """Nobody else gives or takes credit of this customer until the transaction ends."""
+    """Nobody else invoices, pays, gives or takes credit of this customer until the transaction ends."""
     session.exec(select(Customer.id).where(Customer.id == customer_id).with_for_update()).one()
 
 
