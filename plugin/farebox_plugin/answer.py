@@ -26,6 +26,7 @@ METADATA_NAMESPACE = "envoy.filters.http.ext_authz"  # where Envoy keeps what we
 GRANT = "grant"  # the field in it that comes back to us
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 UPGRADE_HELPS = ("quota_exceeded", "not_entitled")
+PROBLEM_TYPE = "application/problem+json"
 PROBLEM_BASE = "https://farebox.dev/problems/"
 
 _OVERWRITE = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -164,7 +165,7 @@ def denied(
     body = response.error_response if refusal.code == "metering_unavailable" else response.denied_response
     body.status.code = http_status
     body.body = _problem(call, refusal, http_status, title, public_url).decode()
-    _set(body.headers.add(), "content-type", "application/problem+json")
+    _set(body.headers.add(), "content-type", PROBLEM_TYPE)
     if http_status == 401:
         challenge = 'Bearer realm="api"' + ("" if refusal.code == "missing_api_key" else ', error="invalid_token"')
         _set(body.headers.add(), "www-authenticate", challenge)

@@ -143,11 +143,13 @@ class Watch:
     ) -> None:
         """The piece waits at Envoy until what it needs is held; if that cannot be, the response ends here."""
         assert self._grant is not None
+        code = "quota_exceeded"
         try:
             held = await self._feed.extensions.extend(self._grant, guard.policy, lacks)
         except Unavailable as fault:
             self._feed.counts["extension_unavailable"] += 1
             log.warning("extension_unavailable", rid=self._grant.rid, reason=str(fault))
+            code = "metering_unavailable"
             # What the policy says of new requests, it says of running ones.
             held = {m: most for m, (_, most) in lacks.items()} if guard.policy.allow_on_store_failure else None
         self._asking = None
@@ -155,19 +157,20 @@ class Watch:
             return
         guard.held = {**guard.held, **(held or {})}
         if held is None or guard.lacks(before, meter.so_far()):
-            piece = request.response_body.body
+            piece, is_last = request.response_body.body, request.response_body.end_of_stream
             covered = piece[:start] + guard.covered(piece[start:end], before)
-            self._cut_off(len(piece), b"" if request.response_body.end_of_stream else covered, guard)
+            if is_last and not self._is_plain_sse:
+                covered = b""
+            self._response_bytes -= len(piece) - len(covered)
+            self._cut_off(guard, cut(covered, code, explain=self._is_plain_sse, is_last=is_last))
             return
         self._take_guarded(request, end, meter, guard)
         while self._behind and self._asking is None and not self._is_over:
             self._take(self._behind.popleft())
 
-    def _cut_off(self, piece_bytes: int, covered: bytes, guard: Guard) -> None:
-        """End the response behind `covered`. Of a last piece nothing may pass: the response would look whole."""
+    def _cut_off(self, guard: Guard, messages: list[bytes]) -> None:
         self._feed.counts["cut_off"] += 1
-        self._response_bytes -= piece_bytes - len(covered)
-        for message in cut(covered, explain=self._is_plain_sse):
+        for message in messages:
             self._reply.send(message)
         self._finish(is_complete=False, cut_off=guard)
         self._reply.finish()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import orjson
 
 from farebox.v1.envoy_ext_proc_pb2 import ProcessingResponse
+from farebox_plugin.answer import PROBLEM_BASE, PROBLEM_TYPE, PROBLEMS
 from farebox_plugin.measure.body import Reading
 from farebox_plugin.terms import SEEN_WHILE_IT_PASSES, Policy
 
@@ -75,22 +76,40 @@ def _passed(rule: str, reading: Reading) -> int:
     return output + (usage.input_tokens or 0 if usage is not None else 0)
 
 
-def cut(covered: bytes, *, explain: bool) -> list[bytes]:
+def cut(covered: bytes, code: str, *, explain: bool, is_last: bool) -> list[bytes]:
     """What ends a response: the part of the piece that is still covered, a last event that says why, and the end.
 
-    Envoy resets the stream to the upstream, and to the client, whose response is visibly not complete: after an
-    ImmediateResponse that comes when the response has begun. `explain` where an event can stand (an SSE stream that
-    is not compressed).
+    After an ImmediateResponse that comes when the response has begun, Envoy resets the stream to the upstream, and to
+    the client, whose response is visibly not complete; one that has not begun becomes the refusal itself. `code` is one
+    of `ENDS`. `explain` where an event can stand (an SSE stream that is not compressed).
+
+    `is_last`: Envoy ends the response, as a whole one, with whatever is answered to its last piece, and that may be its
+    only one. Where an event can tell, the covered part passes with it; elsewhere nothing passes, and the end tells.
     """
-    piece, end = ProcessingResponse(), ProcessingResponse()
-    piece.response_body.response.body_mutation.body = covered + (_EVENT if explain else b"")
-    end.immediate_response.status.code = 403
-    end.immediate_response.details = "farebox_quota_exceeded"
-    return [piece.SerializeToString(), end.SerializeToString()]
+    event, end = ENDS[code]
+    piece = ProcessingResponse()
+    piece.response_body.response.body_mutation.body = covered + (event if explain else b"")
+    if is_last:
+        return [piece.SerializeToString() if explain else end]
+    return [piece.SerializeToString(), end]
 
 
-_EVENT = (
-    b"event: error\ndata: "
-    + orjson.dumps({"error": {"code": "quota_exceeded", "message": "The plan's limit is used up; the response ends."}})
-    + b"\n\n"
-)
+def _ends(code: str, detail: str) -> tuple[bytes, bytes]:
+    """The event and the ImmediateResponse that end a response."""
+    event = b"event: error\ndata: " + orjson.dumps({"error": {"code": code, "message": detail}}) + b"\n\n"
+    status, title = PROBLEMS[code]
+    problem = {"type": PROBLEM_BASE + code, "title": title, "status": status, "detail": detail, "code": code}
+    response = ProcessingResponse()
+    end = response.immediate_response
+    end.status.code = status
+    header = end.headers.set_headers.add().header
+    header.key, header.raw_value = "content-type", PROBLEM_TYPE.encode()
+    end.body = orjson.dumps(problem)
+    end.details = f"farebox_{code}"
+    return event, response.SerializeToString()
+
+
+ENDS = {
+    "quota_exceeded": _ends("quota_exceeded", "The plan's limit is used up; the response ends."),
+    "metering_unavailable": _ends("metering_unavailable", "The rest cannot be counted now; the response ends."),
+}

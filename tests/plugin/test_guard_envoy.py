@@ -19,7 +19,8 @@ from farebox.v1.entitlements_pb2 import Policy
 from farebox.v1.usage_pb2 import UsageEvent
 from farebox_plugin.access_log import AccessLog
 from farebox_plugin.authz import Authz
-from farebox_plugin.ext_proc import ExtProc
+from farebox_plugin.ext_proc import ExtProc, Watch
+from farebox_plugin.guard import ENDS
 from farebox_plugin.records import Unavailable
 from farebox_plugin.spool import SETTLED, SpoolReader
 from farebox_plugin.transport import Services
@@ -55,8 +56,8 @@ class Gateway:
     address: tuple[str, int]
     key: str
 
-    async def chat(self, max_tokens: int, *, stream: bool = True) -> Answer:
-        document = {"model": "gpt-4o", "stream": stream, "max_tokens": max_tokens}
+    async def chat(self, max_tokens: int, *, delay_ms: int = 0) -> Answer:
+        document = {"model": "gpt-4o", "stream": True, "max_tokens": max_tokens, "delay_ms": delay_ms}
         body = json.dumps(document | {"messages": [{"role": "user", "content": "tell me a story"}]}).encode()
         return await asyncio.to_thread(self._call, "POST", "/v1/capped/chat/completions", body)
 
@@ -114,9 +115,23 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
         yield running
 
 
+class Late:
+    """Takes what Envoy says after a while: until its headers are answered, Envoy gathers a whole response."""
+
+    def __init__(self, watch: Watch, delay_s: float) -> None:
+        self._watch = watch
+        self._delay_s = delay_s
+
+    def receive(self, message: bytes) -> None:
+        asyncio.get_running_loop().call_later(self._delay_s, self._watch.receive, message)
+
+    def closed(self) -> None:
+        asyncio.get_running_loop().call_later(self._delay_s, self._watch.closed)
+
+
 @asynccontextmanager
 async def a_gateway(
-    valkey: Valkey, upstream: Upstream, folder: Path, capped: Policy, **limits: Any
+    valkey: Valkey, upstream: Upstream, folder: Path, capped: Policy, *, delay_s: float = 0, **limits: Any
 ) -> AsyncIterator[Gateway]:
     sockets = Path(tempfile.mkdtemp(prefix="fbg-", dir="/tmp"))
     path = str(sockets / "w0.sock")
@@ -133,7 +148,7 @@ async def a_gateway(
             {CHECK: authz.check, HEALTH_CHECK: health.check},
             {
                 ACCESS_LOGS: AccessLog(part.link, part.directory, part.settlements).open,
-                PROCESS: ext_proc.open,
+                PROCESS: ext_proc.open if not delay_s else lambda reply: Late(ext_proc.open(reply), delay_s),
                 HEALTH_WATCH: health.watch,
             },
         )
@@ -158,7 +173,7 @@ async def test_a_stream_ends_where_the_token_limit_ends(valkey: Valkey, upstream
         whole = await gateway.chat(100)
         assert (whole.status, whole.is_whole, b'"total_tokens"' in whole.body) == (200, True, True)
         await gateway.quiet()
-        cut = await gateway.chat(400)
+        cut = await gateway.chat(400, delay_ms=5)
         assert (cut.status, cut.is_whole) == (200, False)
         assert b"quota_exceeded" in cut.body
         assert cut.words == 50
@@ -180,9 +195,32 @@ async def test_parallel_streams_share_what_is_left_and_get_no_more(
         await gateway.quiet()
         passed = [answer for answer in answers if answer.status == 200]
         assert sum(answer.words for answer in passed) == 500
-        assert any(not answer.is_whole for answer in passed)
+        assert any(b"quota_exceeded" in answer.body for answer in passed)
         used = sum(meter.quantity for event in gateway.events() for meter in event.meters if meter.meter == "tokens")
         assert used == (await gateway.part.counter())["tokens"] == 500
+
+
+async def test_of_a_stream_that_comes_in_one_piece_passes_what_is_held_and_why_it_ends(
+    valkey: Valkey, upstream: Upstream, tmp_path: Path
+) -> None:
+    async with a_gateway(valkey, upstream, tmp_path, TOKENS, delay_s=0.2, limit=100, tokens=50) as gateway:
+        cut = await gateway.chat(400)
+        assert (cut.status, cut.words) == (200, 50)
+        assert cut.body.endswith(ENDS["quota_exceeded"][0]), "Envoy ends it as a whole one, so this is what tells"
+        await gateway.quiet()
+        assert (await gateway.part.counter())["tokens"] == 50
+
+
+async def test_a_document_that_comes_in_one_piece_and_is_not_covered_is_refused(
+    valkey: Valkey, upstream: Upstream, tmp_path: Path
+) -> None:
+    async with a_gateway(valkey, upstream, tmp_path, BYTES, delay_s=0.2, limit=100, bytes=3000) as gateway:
+        await gateway.quiet()
+        before = (await gateway.part.counter())["bytes"]
+        cut = await gateway.get("/bytes/5000")
+        assert (cut.status, json.loads(cut.body)["code"]) == (403, "quota_exceeded")
+        await gateway.quiet()
+        assert (await gateway.part.counter())["bytes"] == before, "what did not pass costs nothing"
 
 
 async def test_bytes_are_cut_at_the_byte(valkey: Valkey, upstream: Upstream, tmp_path: Path) -> None:
@@ -219,5 +257,6 @@ async def test_a_store_that_is_away_ends_running_responses_under_deny(
         finally:
             valkey.thaw()
         assert (answer.status, answer.is_whole) == (200, False)
+        assert answer.body.endswith(ENDS["metering_unavailable"][0])
         await gateway.quiet()
         assert (await gateway.part.counter())["tokens"] >= answer.words
