@@ -162,8 +162,9 @@ def terms(account: Account, key_id: str, policy: Policy, at_ms: int) -> Terms | 
         if feature not in stage.features:
             return Refusal("not_entitled", f"The plan does not include '{feature}'.")
     counters: list[Counter] = []
+    of_stage = counters_at(subscription.id, stage, at_ms)
     for meter in policy.meters:
-        on_meter = [counter_at(subscription.id, quota, at_ms) for quota in stage.quotas if quota.meter == meter]
+        on_meter = [each for each in of_stage if each.meter == meter]
         if not on_meter:
             return Refusal("not_entitled", f"The plan does not include the meter '{meter}'.", meter=meter)
         counters += on_meter
@@ -200,7 +201,20 @@ def _access_at(subscription: Subscription, at_ms: int) -> tuple[str, int]:
     return (subscription.access[index - 1][1] if index else "no_active_subscription"), ends_ms
 
 
-def counter_at(subscription_id: str, quota: Quota, at_ms: int) -> Counter:
+def counters_at(subscription_id: str, stage: Stage, at_ms: int) -> list[Counter]:
+    """The counters on which units used at this instant stand, each once.
+
+    A quota may stand in a stage twice, as the plan has it and as a later one goes on with it: where both count from the
+    same instant they share a counter, and the first one's limit holds.
+    """
+    found: dict[str, Counter] = {}
+    for quota in stage.quotas:
+        counter = _counter_at(subscription_id, quota, at_ms)
+        found.setdefault(counter.field, counter)
+    return [*found.values()]
+
+
+def _counter_at(subscription_id: str, quota: Quota, at_ms: int) -> Counter:
     """The counter on which a quota's units of this instant stand."""
     # Before the first or behind the last known boundary the nearest period is taken: a portal that has been away for
     # longer than its horizon leaves customers in their last period rather than without a limit.

@@ -88,6 +88,13 @@ def test_limits_stack_on_one_meter() -> None:
     assert made.valid_until_ms == start + DAY_MS
 
 
+def test_quotas_that_share_a_counter_are_one_and_the_first_ones_limit_holds() -> None:
+    account = an_account(limit=100)
+    quota = account.subscriptions[0].quotas[0]
+    account.subscriptions[0].quotas.add(id=quota.id, meter=quota.meter, limit=-1, resets_ms=quota.resets_ms)
+    assert [counter.limit for counter in terms_of(account).counters] == [100]
+
+
 def test_a_period_is_half_open() -> None:
     account = an_account()
     first, second, third = account.subscriptions[0].quotas[0].resets_ms

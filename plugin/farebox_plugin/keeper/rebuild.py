@@ -25,7 +25,7 @@ from farebox_plugin.keeper.portal import Portal
 from farebox_plugin.link import Elsewhere, Link, StoreFault
 from farebox_plugin.records import Unavailable
 from farebox_plugin.scripts import BEGIN, LOAD, RELEASE
-from farebox_plugin.terms import Subscription, counter_at, held_by_meter, held_units
+from farebox_plugin.terms import Subscription, counters_at, held_by_meter, held_units
 
 log = structlog.get_logger()
 
@@ -76,9 +76,9 @@ def _on_todays_counters(subscription: Subscription | None, request: OpenRequest)
     at_ms = request.grant.admitted_at_ms
     stage, _ = subscription.stage_at(at_ms)
     parts = [
-        f"{counter_at(subscription.id, quota, at_ms).field}|{quota.meter}|{held[quota.meter]}"
-        for quota in stage.quotas
-        if quota.meter in held
+        f"{counter.field}|{counter.meter}|{held[counter.meter]}"
+        for counter in counters_at(subscription.id, stage, at_ms)
+        if counter.meter in held
     ]
     if stage.concurrency_limit:
         parts.append(f"{layout.concurrency_field(subscription.id)}|{layout.OPEN_REQUEST}|1")
@@ -89,11 +89,9 @@ def _on_counters(subscription: Subscription | None, event: UsageEvent) -> list[t
     if subscription is None:
         return []
     used = {meter.meter: meter.quantity for meter in event.meters}
-    return [
-        (counter_at(subscription.id, quota, event.admitted_at_ms).field, used[quota.meter])
-        for quota in subscription.stage_at(event.admitted_at_ms)[0].quotas
-        if quota.meter in used
-    ]
+    stage, _ = subscription.stage_at(event.admitted_at_ms)
+    counters = counters_at(subscription.id, stage, event.admitted_at_ms)
+    return [(counter.field, used[counter.meter]) for counter in counters if counter.meter in used]
 
 
 class Rebuilder:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from farebox.v1 import layout
-from farebox.v1.entitlements_pb2 import Account, Stage, Subscription
+from farebox.v1.entitlements_pb2 import Account
 from farebox_plugin.keeper.index import Index
 from farebox_plugin.keeper.peers import Peers
 from farebox_plugin.keeper.portal import Portal
@@ -61,23 +61,21 @@ class Look:
 
 
 def current_counters(account: Account) -> set[str]:
-    """The fields that the account's document speaks of. Counters of periods long gone stay until the next rebuild."""
+    """The fields that the account's document counts on now. Counters of periods long gone stay until the next rebuild.
+
+    What a later stage counts is among them from the moment on that anything counts there.
+    """
     fields = {
         layout.counter_field(subscription.id, quota.id, start_ms)
         for subscription in account.subscriptions
-        for stage in _stages(subscription)
-        for quota in stage.quotas
+        for quota in subscription.quotas
         for start_ms in quota.resets_ms[:-1]
     }
     return fields | {
         layout.concurrency_field(each.id)
         for each in account.subscriptions
-        if any(stage.concurrency_limit for stage in _stages(each))
+        if each.concurrency_limit or any(stage.concurrency_limit for stage in each.stages)
     }
-
-
-def _stages(subscription: Subscription) -> list[Subscription | Stage]:
-    return [subscription, *subscription.stages]
 
 
 def drifts(

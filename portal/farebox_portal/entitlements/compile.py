@@ -22,7 +22,7 @@ from farebox_portal.clock import Timeline, from_ms, to_ms
 from farebox_portal.durations import parse_duration
 from farebox_portal.entitlements.facts import AccountFacts
 from farebox_portal.entitlements.limits import Limits
-from farebox_portal.pricing.period import boundary, index_at
+from farebox_portal.pricing.period import Period, boundary, index_at, period_at
 from farebox_portal.subscriptions.stretches import Stretch, stretch_at
 from farebox_portal.subscriptions.tables import ApiKey, Subscription
 from farebox_portal.usage.access import payment_refused_at
@@ -84,7 +84,7 @@ def counters_digest(facts: AccountFacts, account: entitlements_pb2.Account, now:
         limits, instants = limits_of(facts, sold, plan, now)
         counters += [
             f"{sold.id}/{each.allowance.id}:{each.allowance.meter}@{to_ms(sold.billing_anchor)}{_mark(each.since)}"
-            for each in _counted(facts, limits.life, instants, 0)
+            for each in _counted(limits, instants, 0)
         ]
     counters += [f"advanced {to_ms(at)}" for at, _ in facts.timeline.advances[-1:]]
     counters.sort()
@@ -179,8 +179,7 @@ def _holds_from(limits: Limits, instants: list[datetime], place: int) -> dict[st
         "rate_limit": _rate_limit(plan),
         "concurrency_limit": plan.concurrency_limit or 0,
         "quotas": [
-            _quota(limits, each, is_last_stage=place == STAGES_MAX - 1)
-            for each in _counted(facts, life, instants, place)
+            _quota(limits, each, is_last_stage=place == STAGES_MAX - 1) for each in _counted(limits, instants, place)
         ],
         "features": granted.feature_keys,
     }
@@ -188,32 +187,41 @@ def _holds_from(limits: Limits, instants: list[datetime], place: int) -> dict[st
 
 @dataclass(frozen=True)
 class _Counted:
-    """An allowance on which units are counted in a stage."""
+    """An allowance on which units are counted in a stage that begins at `begins`."""
 
     allowance: Allowance
-    at: datetime  # when the stage begins that grants it
+    begins: datetime
     since: datetime | None  # usage counts from then on; None: since ever
     is_granted: bool  # False: a later stage grants it, and what is used before counts there
 
 
-def _counted(
-    facts: AccountFacts, life: tuple[Stretch, ...], instants: list[datetime], place: int
-) -> Iterator[_Counted]:
+def _counted(limits: Limits, instants: list[datetime], place: int) -> Iterator[_Counted]:
     """What the stage grants, and what later stages grant that goes on counting from before them.
 
-    Of the second kind only what this stage lets be used at all: of a meter that it does not have there is no use.
+    Of the second kind only what this stage lets be used at all, as of a meter that it does not have there is no use;
+    and of that only what no counter of this stage's counts already. The same allowance may be counted twice: a phase
+    that begins anew within a period counts from there, and a later plan that keeps what was used, from before.
     """
-    known, meters = set(), set()
-    for later in range(place, len(instants)):
-        at = instants[later]
-        for allowance in granted_at(life, at, facts.features).allowances:
-            since = counted_from(life, allowance, facts.features, at)
+    life, features = limits.life, limits.facts.features
+    known: list[tuple[str, datetime | None]] = []
+    meters = set()
+    for later, at in enumerate(instants[place:], place):
+        for allowance in granted_at(life, at, features).allowances:
+            since = counted_from(life, allowance, features, at)
             if later == place:
                 meters.add(allowance.meter)
-            elif allowance.id in known or allowance.meter not in meters or since == at:
-                continue
-            known.add(allowance.id)
-            yield _Counted(allowance, at, since, is_granted=later == place)
+            else:
+                period = period_at(limits.sold.billing_anchor, allowance.cadence, at)
+                start = _start(period, since)
+                is_known = any(id_ == allowance.id and _start(period, begun) == start for id_, begun in known)
+                if allowance.meter not in meters or start >= instants[place + 1] or is_known:
+                    continue
+            known.append((allowance.id, since))
+            yield _Counted(allowance, instants[place], since, is_granted=later == place)
+
+
+def _start(period: Period, since: datetime | None) -> datetime:
+    return period.start if since is None else max(period.start, since)
 
 
 def _access(facts: AccountFacts, sold: Subscription, life: tuple[Stretch, ...]) -> list[entitlements_pb2.AccessStep]:
@@ -255,14 +263,14 @@ def _quota(limits: Limits, counted: _Counted, *, is_last_stage: bool) -> entitle
     allowance = counted.allowance
     limit = None
     if not allowance.filters and counted.is_granted:
-        limit = limits.of(allowance, counted.at, is_last_stage=is_last_stage)
+        limit = limits.of(allowance, counted.begins, is_last_stage=is_last_stage)
     facts, sold = limits.facts, limits.sold
     return entitlements_pb2.Quota(
         id=allowance.id,
         meter=allowance.meter,
         limit=-1 if limit is None else limit,
         hard=limit is not None and not allowance.soft,
-        resets_ms=resets_ms(sold.billing_anchor, allowance.cadence, counted.at, counted.since, facts.timeline),
+        resets_ms=resets_ms(sold.billing_anchor, allowance.cadence, counted.begins, counted.since, facts.timeline),
         feature_key=allowance.feature_key,
     )
 

@@ -1,6 +1,6 @@
 """Accounts and their counters as the ledger has them: what the plugin rebuilds admission from."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 
@@ -33,15 +33,7 @@ def account_states(
     its first statement to its last (`db.transaction(read_only=True)`). Counters at zero are left out.
     """
     accounts = dict(_compiled(session, account_ids, now))
-    # What a later stage counts on the same counter is in here once: it has the same name and the same beginning.
-    spans = {
-        (account_id, sold.id, quota.id, start_ms): Span(sold.id, quota.meter, start_ms, end_ms)
-        for account_id, account in accounts.items()
-        for sold in account.subscriptions
-        for stage in reversed(_stages(sold))
-        for quota in stage.quotas
-        for start_ms, end_ms in _periods(quota, to_ms(now))
-    }
+    spans = covered(accounts, to_ms(now))
     counters: dict[str, list[CounterValue]] = {}
     for (account_id, sold_id, quota_id, start_ms), units in zip(spans, totals(session, [*spans.values()]), strict=True):
         if units:
@@ -67,6 +59,24 @@ def _compiled(session: Session, account_ids: Sequence[str], now: datetime) -> It
         except Exception:
             # One account's fault is not the others' outage.
             log.exception("account_not_compiled", account=facts.customer.id)
+
+
+def covered(accounts: Mapping[str, Account], now_ms: int) -> dict[tuple[str, str, str, int], Span]:
+    """The time that each counter covers, by account, subscription, quota and beginning.
+
+    Several stages may count on one counter, and one of them may have begun anew in the middle of the period while a
+    later one goes on with all of it: the counter has what the longest of them has.
+    """
+    found: dict[tuple[str, str, str, int], Span] = {}
+    for account_id, account in accounts.items():
+        for sold in account.subscriptions:
+            for stage in _stages(sold):
+                for quota in stage.quotas:
+                    for start_ms, end_ms in _periods(quota, now_ms):
+                        key = (account_id, sold.id, quota.id, start_ms)
+                        if key not in found or found[key].end_ms < end_ms:
+                            found[key] = Span(sold.id, quota.meter, start_ms, end_ms)
+    return found
 
 
 def _stages(sold: Subscription) -> list[Subscription | Stage]:

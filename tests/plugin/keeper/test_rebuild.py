@@ -152,3 +152,19 @@ def test_an_open_request_is_held_on_the_counters_of_todays_plan() -> None:
     found = admission_state(account, ledger(), [], [open_request("5-0", 2, is_allowed=True)])
     assert found.counters == {FIELD: 2, daily: 2}
     assert held_units(found.holds["5-0"]) == {FIELD: ("api_requests", 2), daily: ("api_requests", 2)}
+
+
+def test_two_quotas_of_one_counter_count_once() -> None:
+    """A phase began anew within the period, and a later plan goes on with all of it: before that, both are one."""
+    account = an_account()
+    anew = START_MS + 10 * DAY_MS
+    end = START_MS + 30 * DAY_MS
+    del account.subscriptions[0].quotas[:]
+    for resets in ([START_MS, anew, end], [START_MS, end]):
+        account.subscriptions[0].quotas.add(id="api_requests.P1M", meter="api_requests", limit=-1, resets_ms=resets)
+    since = layout.counter_field("sub1", "api_requests.P1M", anew)
+    early, late = open_request(f"{anew - 1:x}-1", 10, is_allowed=True), open_request(f"{anew:x}-2", 20, is_allowed=True)
+    found = admission_state(account, ledger(), [event("a", 2, anew - 1), event("b", 3, anew)], [early, late])
+    assert found.counters == {FIELD: 2 + 3 + 10 + 20, since: 3 + 20}
+    assert held_units(found.holds[late.grant.rid]).keys() == {FIELD, since}
+    assert found.holds[early.grant.rid].count(FIELD) == 1

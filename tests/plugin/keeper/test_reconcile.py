@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from builders.plugin import START_MS, Part, a_call_of, an_account, ask, settled
+from builders.plugin import DAY_MS, START_MS, Part, a_call_of, an_account, ask, settled
 from farebox.v1 import layout
+from farebox.v1.usage_pb2 import AccountState, CounterValue
 from farebox_plugin.keeper.peers import Peers
 from farebox_plugin.keeper.rebuild import AdmissionState
 from farebox_plugin.keeper.reconcile import Drift, Look, Reconciler, drifts
@@ -72,6 +73,20 @@ async def test_settling_in_passing_is_no_drift(part: Part) -> None:
     assert (await reconciler(part).reconcile("acct1", repair=False)).result == "right"
     await settled(part)
     assert (await reconciler(part).reconcile("acct1", repair=False)).result == "right"
+
+
+async def test_what_only_a_later_plan_counts_is_no_drift_before_it_begins(part: Part) -> None:
+    account = an_account(limit=100)
+    at = START_MS + 300 * DAY_MS
+    stage = account.subscriptions[0].stages.add(from_ms=at, plan_key="pro")
+    resets = [START_MS, at, at + DAY_MS]  # fresh: what was used in the first of them counts nowhere
+    stage.quotas.add(id="api_requests.P1D", meter="api_requests", limit=9, hard=True, resets_ms=resets)
+    await part.publish(account)
+    await ask(part, stream=4030)
+    of_ledger = CounterValue(subscription_id="sub1", quota_id="api_requests.P1D", period_start_ms=START_MS, used=7)
+    part.ledger.state = AccountState(counters=[of_ledger])
+    finding = await reconciler(part).reconcile("acct1", repair=False)
+    assert (finding.result, finding.drifts) == ("right", ())
 
 
 async def test_a_hold_that_nobody_knows_is_removed(part: Part) -> None:

@@ -48,6 +48,7 @@ PLANS = {
     "pro": plan("pro", a_card(limit=1000), daily(50), rate_limit={"requests": 9, "per": "second"}),
     "soft": plan("soft", a_card(limit=5, soft=True), concurrency_limit=3),
     "tokens": plan("tokens", a_card("tokens", limit=7)),
+    "ten": plan("ten", a_card(limit=10)),
     "trial": plan("trial", phases=[
         {"key": "trial", "name": "", "duration": "P2W", "rateCards": [a_card(limit=10)]},
         {"key": "full", "name": "", "rateCards": [a_card(limit=500), daily(20)]},
@@ -129,16 +130,45 @@ def test_what_is_used_before_a_change_is_counted_where_it_counts_afterwards(life
                 assert limit.field in {each.field for each in found.counters}
 
 
-@pytest.mark.parametrize("is_fresh", [True, False])
-def test_a_planned_upgrade_is_in_the_document_with_all_that_it_brings(is_fresh: bool) -> None:
-    change = timedelta(days=12)
+@pytest.mark.parametrize(
+    ("change", "is_fresh", "daily_is_counted"),
+    [
+        # The day's limit goes on counting from the midnight before, so that what is used until then is counted.
+        (timedelta(days=12, hours=5), False, True),
+        (timedelta(days=12, hours=5), True, False),
+        (timedelta(days=12), False, False),  # at midnight nothing is carried over
+    ],
+)
+def test_a_planned_upgrade_is_in_the_document_with_all_that_it_brings(
+    change: timedelta, is_fresh: bool, daily_is_counted: bool
+) -> None:
     life = facts([(timedelta(), "free", False, False), (change, "pro", False, is_fresh)], None)
     account = compile_account(life, MADE)
     [sold] = account.subscriptions
     [stage] = sold.stages
     assert (sold.plan_key, stage.plan_key, stage.from_ms) == ("free", "pro", to_ms(APRIL + change))
     assert (stage.rate_limit.requests, [quota.limit for quota in stage.quotas]) == (9, [1000, 50])
-    # The day's limit goes on counting from the midnight before, so that what is used until then is counted today.
     assert [(quota.id, quota.limit, quota.hard) for quota in sold.quotas] == [("api_requests.P1M", 100, True)] + (
-        [] if is_fresh else [("daily.P1D", -1, False)]
+        [("daily.P1D", -1, False)] if daily_is_counted else []
     )
+    if daily_is_counted:
+        assert sold.quotas[1].resets_ms[:3] == [to_ms(APRIL + timedelta(days=day)) for day in (8, 9, 10)]
+
+
+def test_a_phase_that_counts_anew_counts_for_the_plan_behind_it_that_does_not() -> None:
+    """The trial's ten, then 500 anew, then a plan of ten again, for which all of the month counts."""
+    life = facts([(timedelta(), "trial", False, False), (timedelta(days=20), "ten", False, False)], None)
+    in_full, in_ten = APRIL + timedelta(days=16), APRIL + timedelta(days=21)
+    field = "v:sub/api_requests.P1M@"
+    anew, of_month = field + str(to_ms(APRIL + timedelta(days=14))), field + str(to_ms(APRIL))
+    for made in (MADE, in_full):
+        found = at(life, made, in_full)
+        assert isinstance(found, Terms)
+        monthly = [(each.field, each.limit) for each in found.counters if each.field.startswith(field)]
+        assert monthly == [(anew, 500), (of_month, -1)]
+    found = at(life, MADE, in_ten)
+    assert isinstance(found, Terms)
+    assert [(each.field, each.limit) for each in found.counters] == [(of_month, 10)]
+    before = at(life, in_full, APRIL + timedelta(days=13))
+    assert isinstance(before, Terms)
+    assert [each.field for each in before.counters].count(of_month) == 1, "before it began anew they are one counter"

@@ -45,7 +45,7 @@ from farebox_portal.db import transaction
 from farebox_portal.entitlements import state as state_of_accounts
 from farebox_portal.entitlements.facts import AccountFacts
 from farebox_portal.entitlements.routes import PROTOBUF, router
-from farebox_portal.entitlements.state import account_states
+from farebox_portal.entitlements.state import account_states, covered
 from farebox_portal.subscriptions.tables import Subscription
 from farebox_portal.usage.gateways import hear
 from farebox_portal.usage.ingest import apply_batch
@@ -101,6 +101,20 @@ def test_counters_are_the_totals_of_the_last_the_current_and_the_next_period(
         ("tokens.P1D", datetime(2026, 3, 10, tzinfo=UTC)): 10_000,
         ("tokens.P1D", datetime(2026, 3, 11, tzinfo=UTC)): 100_000,
     }
+
+
+def test_a_counter_covers_all_that_any_stage_counts_on_it() -> None:
+    """A phase that begins anew in the middle, and a later plan that goes on with the whole period."""
+    begin, anew, end, later = range(1000, 5000, 1000)
+    for first, then in ([begin, anew, end], [begin, end, later]), ([begin, end, later], [begin, anew, end]):
+        account = Account(id="acct1")
+        sold = account.subscriptions.add(id="sub1")
+        for quotas, resets in ((sold.quotas, first), (sold.stages.add().quotas, then)):
+            quotas.add(id="q", meter="m", resets_ms=resets)
+        spans = covered({"acct1": account}, now_ms=anew + 1)
+        assert {(start, span.end_ms) for (*_, start), span in spans.items()} == {
+            (begin, end), (anew, end), (end, later),
+        }  # fmt: skip
 
 
 def test_the_document_and_the_asker_s_cursors_come_with_the_counters(
