@@ -85,6 +85,19 @@ async def test_a_command_follows_a_slot_that_moved_and_a_script_is_only_told_whe
         assert link.server_of("{moved}x").port == asked.port
 
 
+async def test_a_topology_that_was_asked_for_before_a_slot_moved_is_not_adopted_after(cluster: ValkeyCluster) -> None:
+    async with linked(cluster.url) as link:
+        await link.ask("SET", "{overtaken}x", 1)
+        slot, before = slot_of("{overtaken}x"), link.server_of("{overtaken}x")
+        reading = asyncio.ensure_future(link._read_topology())
+        await asyncio.sleep(0)  # it is asked for; its answer is read after all of this
+        asked = another(cluster, "{overtaken}x")
+        link._moved(before, Elsewhere(f"MOVED {slot} 127.0.0.1:{asked.port}"))
+        await reading
+        assert link.server_of("{overtaken}x").port == asked.port
+        await until(lambda: link.server_of("{overtaken}x") is before)  # it is looked at again, and it has not moved
+
+
 async def test_while_a_slot_moves_commands_follow_and_scripts_do_not(cluster: ValkeyCluster) -> None:
     told: list[list[bytes] | None] = []
     async with linked(cluster.url, told) as link, linked(cluster.url) as other:

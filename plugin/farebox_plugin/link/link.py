@@ -46,7 +46,8 @@ class Link:
         self._only = next(iter(self._servers.values()))
         self._nowhere = Server(self._seeds[0], self._listener)  # never opened: who has a slot that nobody has
         self._owners: list[Server] | None = None  # of each slot; None: there are no slots, this is one server
-        self._has_moved = False  # a slot, since the topology was last read
+        self._moves = 0  # how often a reply said that a slot lies elsewhere
+        self._moves_adopted = 0  # how many of them the topology knows that was read last
         self._look = asyncio.Event()
         self._looks = 0
         self._channels: dict[str, Callable[[bytes], None]] = {}
@@ -176,7 +177,7 @@ class Link:
         assert self._owners is not None
         owner = self._server_at(reply.host or asked.host, reply.port)
         self._owners[reply.slot] = owner
-        self._has_moved = True
+        self._moves += 1
         self._look.set()
         return owner
 
@@ -231,20 +232,23 @@ class Link:
             return
         self._looks += 1
         asked = up[self._looks % len(up)]
+        moves = self._moves
         try:
             reply = await asked.ask("CLUSTER", "SLOTS")
         except (Unavailable, StoreFault) as fault:
             log.warning("valkey_topology_unknown", reason=str(fault))
             return
+        if moves != self._moves:
+            return  # asked before a slot was found elsewhere, and perhaps of before it moved: soon looked at again
         self._adopt([(self._server_at(host, port), slots) for host, port, slots in masters(reply, asked.host)])
 
     def _adopt(self, owned: list[tuple[Server, range]]) -> None:
         owners = [self._nowhere] * SLOTS
         for server, slots in owned:
             owners[slots.start : slots.stop] = [server] * len(slots)
-        if not owned or (owners == self._owners and not self._has_moved):
+        if not owned or (owners == self._owners and self._moves == self._moves_adopted):
             return  # a node that knows nothing yet, or nothing new
-        self._owners, self._has_moved = owners, False
+        self._owners, self._moves_adopted = owners, self._moves
         kept = {id(server) for server, _ in owned}
         for address, server in list(self._servers.items()):
             if id(server) not in kept:
