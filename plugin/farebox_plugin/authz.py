@@ -7,6 +7,7 @@ One that does not (a new key, a changed account) waits for its lookups first.
 import asyncio
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -151,7 +152,7 @@ class Authz:
         reply.send(
             allowed_prefix(decision.terms)
             + allowed_suffix(call.rid, decision.terms, headers[1] if headers else None, to_ext_proc),
-            lambda: self._admission.unread(call.rid, decision.terms.account),
+            partial(self._admission.unread, call.rid, decision.terms.account),  # no more: it is kept for a while
         )
 
     def _refuse(self, call: Call, refusal: Refusal, reply: UnaryReply, headers: tuple[str, str] | None = None) -> None:

@@ -61,7 +61,8 @@ class Settlements:
         self._owner = owner
         self._waiting: deque[_Item] = deque()
         self._in_flight = 0
-        self._tombstones: deque[tuple[float, list[_Item]]] = deque()
+        # When they are due, and rids by account: texts alone, as tens of thousands are kept.
+        self._tombstones: deque[tuple[float, dict[str, list[str]]]] = deque()
         self._is_sweeping = False
         self._distrusted: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +124,7 @@ class Settlements:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def repeat(self, events: Sequence[tuple[str, str, dict[str, int]]]) -> None:
+    def repeat(self, events: Sequence[tuple[str, str, Mapping[str, int]]]) -> None:
         """Settle (rid, account, quantities) that the spool has already: a worker died before it could tell Valkey."""
         self._enqueue([_Item(rid, account, used=_used(quantities)) for rid, account, quantities in events])
 
@@ -178,14 +179,14 @@ class Settlements:
                 log.error("settle_script_refused", reason=str(reply))
             self._again([item for items in groups for item in items])
             return
-        done: list[_Item] = []
+        done: dict[str, list[str]] = {}
         unloaded: dict[str, list[_Item]] = {}
         for items, results in zip(groups, reply, strict=True):
             for item, result in zip(items, results, strict=True):
                 if result == -4:
                     unloaded.setdefault(item.account, []).append(item)
                 elif result != 2:
-                    done.append(item)
+                    done.setdefault(item.account, []).append(item.rid)
         if done:
             self._tombstones.append((asyncio.get_running_loop().time() + TOMBSTONE_S, done))
             if not self._is_sweeping:
@@ -210,8 +211,8 @@ class Settlements:
         now = asyncio.get_running_loop().time()
         by_account: dict[str, list[str]] = {}
         while self._tombstones and self._tombstones[0][0] <= now:
-            for item in self._tombstones.popleft()[1]:
-                by_account.setdefault(item.account, []).append(item.rid)
+            for account, rids in self._tombstones.popleft()[1].items():
+                by_account.setdefault(account, []).extend(rids)
         for account, rids in by_account.items():
             self._link.call(("HDEL", layout.holds(account), *rids), lambda reply: None)
         self._is_sweeping = bool(self._tombstones)

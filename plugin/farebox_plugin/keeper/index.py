@@ -12,8 +12,8 @@ comes with an older view is told so (`is_behind`).
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,14 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A request that is over; with what it used, should Valkey have to be told again."""
+    """A request that is over; with what it used, should Valkey have to be told again.
+
+    Those that say the same in one frame share one: a hundred thousand are remembered at any time.
+    """
 
     at: float
-    quantities: dict[str, int]
-    sources: list[tuple[str, int]]  # the frames that say so: (spool, position behind it)
+    quantities: Mapping[str, int]
+    sources: tuple[tuple[str, int], ...]  # the frames that say so: (spool, position behind it)
 
 
 class Index:
@@ -76,8 +79,10 @@ class Index:
         self._given_up: OrderedDict[tuple[str, str, str], tuple[float, bool]] = OrderedDict()
         self._early_holds: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
         self.touched: set[str] = set()  # accounts in use since somebody took this
-        self._frames: dict[str, deque[tuple[int, list[bytes], set[str]]]] = {}  # position behind, events, accounts
-        self._unshipped: dict[str, dict[str, deque[tuple[int, bytes]]]] = {}  # account -> spool -> (end, event)
+        # spool -> of each frame the position behind it, its events, and whose they are
+        self._frames: dict[str, deque[tuple[int, list[bytes], Collection[str]]]] = {}
+        # account -> spool -> of each frame its end, and the account's events in it
+        self._unshipped: dict[str, dict[str, deque[tuple[int, list[bytes]]]]] = {}
         self._is_new = True  # until everything that was written before us has been read
         self._to_forget: deque[tuple[float, str, str, int]] = deque()  # shipped at, account, spool, end
         self._forgotten: dict[str, tuple[float, int]] = {}  # spool -> when, and up to where
@@ -109,7 +114,7 @@ class Index:
     def open_of(self, account: str) -> list[OpenRequest]:
         return list(self._open.get(account, {}).values())
 
-    def ended_since(self, at: float) -> list[tuple[str, str, dict[str, int]]]:
+    def ended_since(self, at: float) -> list[tuple[str, str, Mapping[str, int]]]:
         """(rid, account, quantities) of the requests whose end was read since."""
         return [(rid, account, ended.quantities) for (account, rid), ended in self._ended.items() if ended.at >= at]
 
@@ -125,7 +130,7 @@ class Index:
             if read_at >= at and (is_rebuilt or not rebuilt)
         ]
 
-    def ended_of(self, account: str) -> dict[str, dict[str, int]]:
+    def ended_of(self, account: str) -> dict[str, Mapping[str, int]]:
         """rid -> quantities of the account's requests that ended a moment ago."""
         return {rid: ended.quantities for (of, rid), ended in self._ended.items() if of == account}
 
@@ -140,13 +145,11 @@ class Index:
         What two feeds settled at once stands in two spools; the ledger has it as soon as one of them is shipped.
         """
         found: dict[str, UsageEvent] = {}
-        for spool, events in self._unshipped.get(account, {}).items():
-            for end, payload in events:
-                if end <= cursors.get(spool, 0):
-                    continue
-                event = UsageEvent.FromString(payload)
+        for spool, frames in self._unshipped.get(account, {}).items():
+            cursor = cursors.get(spool, 0)
+            for event in (UsageEvent.FromString(body) for end, events in frames if end > cursor for body in events):
                 ended = self._ended.get((account, event.rid))
-                copies = ended.sources if ended is not None else []
+                copies = ended.sources if ended is not None else ()
                 if all(behind > cursors.get(source, 0) for source, behind in copies):
                     found.setdefault(event.rid, event)
         return list(found.values())
@@ -267,42 +270,52 @@ class Index:
             grant = Grant(*identity)
             self._open.setdefault(grant.account, {})[grant.rid] = OpenRequest(grant, hold, at, dict(claims), True)
         for account, rid, quantities, sources in document["ended"]:
-            self._ended[(account, rid)] = Ended(at, quantities, [(spool, end) for spool, end in sources])
+            self._ended[(account, rid)] = Ended(at, quantities, tuple((spool, end) for spool, end in sources))
         for account, rid, spool in document["given_up"]:
             self._given_up[(account, rid, spool)] = (at, True)
 
     def _take(self, spool: str, frame: Frame, at: float) -> None:
         is_known = frame.end <= self._from.get(spool, 0)
-        events, accounts = [], set()
+        is_shipped = frame.end <= self._shipped.get(spool, 0)
+        source = (spool, frame.end)
+        bodies: list[bytes] = []
+        by_account: dict[str, list[bytes]] = {}
+        alike: dict[tuple[tuple[str, int], ...], Ended] = {}
         for record in frame.records:
-            if record.kind == SETTLED:
-                event = UsageEvent.FromString(record.body)
-                identity = (event.account_id, event.rid)
-                if frame.end > self._shipped.get(spool, 0):
-                    events.append(record.body)
-                    accounts.add(event.account_id)
-                    by_spool = self._unshipped.setdefault(event.account_id, {})
-                    by_spool.setdefault(spool, deque()).append((frame.end, record.body))
-                ended = self._ended.get(identity)
-                if is_known:
-                    continue
-                if ended is not None:
-                    ended.sources.append((spool, frame.end))
-                else:
-                    quantities = {meter.meter: meter.quantity for meter in event.meters}
-                    self._end(*identity, Ended(at, quantities, [(spool, frame.end)]))
-            elif not is_known:
-                self._apply(spool, record, at)
-        if events:
-            self._frames.setdefault(spool, deque()).append((frame.end, events, accounts))
+            if record.kind != SETTLED:
+                if not is_known:
+                    self._apply(spool, record, at)
+                continue
+            event = UsageEvent.FromString(record.body)
+            account = event.account_id
+            if not is_shipped:
+                bodies.append(record.body)
+                by_account.setdefault(account, []).append(record.body)
+            if is_known:
+                continue
+            rid = event.rid
+            ended = self._ended.get((account, rid))
+            if ended is not None:
+                self._ended[(account, rid)] = replace(ended, sources=(*ended.sources, source))
+                continue
+            used = tuple([(meter.meter, meter.quantity) for meter in event.meters])
+            ended = alike.get(used)
+            if ended is None:
+                ended = alike[used] = Ended(at, dict(used), (source,))
+            self._end(account, rid, ended)
+        if bodies:
+            self._frames.setdefault(spool, deque()).append((frame.end, bodies, by_account.keys()))
+        for account, events in by_account.items():
+            self._unshipped.setdefault(account, {}).setdefault(spool, deque()).append((frame.end, events))
 
     def _apply(self, spool: str, record: Record, at: float) -> None:
+        """A record that is no usage."""
         account, *fields = record.fields()
         self.touched.add(account)
         if record.kind == VOID:
             for rid in fields:
                 if (account, rid) not in self._ended:
-                    self._end(account, rid, Ended(at, {}, []))
+                    self._end(account, rid, Ended(at, {}, ()))
             return
         requests = self._open.setdefault(account, {})
         if record.kind == INTENT:

@@ -25,7 +25,7 @@ from the rebuilt state until it is back (membership.py), at most what it had ope
 import asyncio
 import secrets
 from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -52,7 +52,7 @@ class Pending:
 
     unshipped: list[UsageEvent] = field(default_factory=list)
     open_requests: list[OpenRequest] = field(default_factory=list)
-    ended: dict[str, dict[str, int]] = field(default_factory=dict)  # rid -> quantities; of the requests asked about
+    ended: dict[str, Mapping[str, int]] = field(default_factory=dict)  # rid -> quantities; of the requests asked about
 
 
 def merged(parts: Sequence[Pending]) -> Pending:

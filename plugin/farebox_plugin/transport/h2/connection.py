@@ -82,7 +82,7 @@ CONTINUATIONS_MAX = 8
 PATIENCE_FRAMES = 2000
 PATIENCE_PER_S = 200.0
 _ENDED_EARLY_MAX = 4096
-_ANSWERED_MAX = 4096  # a reset that crosses an answer comes within milliseconds
+_ANSWERED_MAX = CALLS_MAX  # answers are read in order, so more than this many cannot be unread
 _SOCKET_BUFFER_BYTES = 1024 * 1024
 _DRAIN_PING = b"fareboxd"
 
