@@ -156,15 +156,14 @@ def denied(
     call: Call, refusal: Refusal, status: int | None, public_url: str, rate_limit: tuple[str, str] | None
 ) -> bytes:
     """A refusal as an RFC 9457 problem. `status` overrides the code's own (a policy's `statusCodes`)."""
-    default_status, title = PROBLEMS[refusal.code]
-    http_status = status or default_status
+    http_status = status or PROBLEMS[refusal.code][0]
     assert 400 <= http_status <= 599, "a denial with another status lets the request through"
     response = CheckResponse()
     grpc_status = _grpc_status(refusal.code, http_status)
     response.status.code = grpc_status
     body = response.error_response if refusal.code == "metering_unavailable" else response.denied_response
     body.status.code = http_status
-    body.body = _problem(call, refusal, http_status, title, public_url).decode()
+    body.body = _problem(call, refusal, http_status, public_url).decode()
     _set(body.headers.add(), "content-type", PROBLEM_TYPE)
     if http_status == 401:
         challenge = 'Bearer realm="api"' + ("" if refusal.code == "missing_api_key" else ', error="invalid_token"')
@@ -217,21 +216,32 @@ def _rate_limit_policy(terms: Terms) -> str:
     return ", ".join(entries)
 
 
-def _problem(call: Call, refusal: Refusal, status: int, title: str, public_url: str) -> bytes:
+def _problem(call: Call, refusal: Refusal, status: int, public_url: str) -> bytes:
     resets_at_ms = refusal.resets_at_ms
+    return problem(
+        refusal.code,
+        refusal.detail,
+        status,
+        instance=call.path,
+        requestId=call.request_id,
+        meter=refusal.meter,
+        limit=refusal.limit,
+        used=refusal.used,
+        resetsAt=rfc3339(resets_at_ms) if resets_at_ms is not None and resets_at_ms < FOREVER_MS else None,
+        upgradeUrl=f"{public_url}/pricing" if public_url and refusal.code in UPGRADE_HELPS else None,
+    )
+
+
+def problem(code: str, detail: str, status: int, instance: str | None = None, **members: str | int | None) -> bytes:
+    """A problem document (RFC 9457); what is None is left out."""
     document = {
-        "type": PROBLEM_BASE + refusal.code,
-        "title": title,
+        "type": PROBLEM_BASE + code,
+        "title": PROBLEMS[code][1],
         "status": status,
-        "detail": refusal.detail,
-        "instance": call.path,
-        "code": refusal.code,
-        "requestId": call.request_id,
-        "meter": refusal.meter,
-        "limit": refusal.limit,
-        "used": refusal.used,
-        "resetsAt": rfc3339(resets_at_ms) if resets_at_ms is not None and resets_at_ms < FOREVER_MS else None,
-        "upgradeUrl": f"{public_url}/pricing" if public_url and refusal.code in UPGRADE_HELPS else None,
+        "detail": detail,
+        "instance": instance,
+        "code": code,
+        **members,
     }
     return orjson.dumps({name: value for name, value in document.items() if value is not None})
 

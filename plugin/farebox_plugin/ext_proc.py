@@ -159,10 +159,9 @@ class Watch:
         if held is None or guard.lacks(before, meter.so_far()):
             piece, is_last = request.response_body.body, request.response_body.end_of_stream
             covered = piece[:start] + guard.covered(piece[start:end], before)
-            if is_last and not self._is_plain_sse:
-                covered = b""
-            self._response_bytes -= len(piece) - len(covered)
-            self._cut_off(guard, cut(covered, code, explain=self._is_plain_sse, is_last=is_last))
+            messages, passing = cut(covered, code, explain=self._is_plain_sse, is_last=is_last)
+            self._response_bytes -= len(piece) - passing
+            self._cut_off(guard, messages)
             return
         self._take_guarded(request, end, meter, guard)
         while self._behind and self._asking is None and not self._is_over:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import orjson
 
 from farebox.v1.envoy_ext_proc_pb2 import ProcessingResponse
-from farebox_plugin.answer import PROBLEM_BASE, PROBLEM_TYPE, PROBLEMS
+from farebox_plugin.answer import PROBLEM_TYPE, PROBLEMS, problem
 from farebox_plugin.measure.body import Reading
 from farebox_plugin.terms import SEEN_WHILE_IT_PASSES, Policy
 
@@ -76,8 +76,9 @@ def _passed(rule: str, reading: Reading) -> int:
     return output + (usage.input_tokens or 0 if usage is not None else 0)
 
 
-def cut(covered: bytes, code: str, *, explain: bool, is_last: bool) -> list[bytes]:
-    """What ends a response: the part of the piece that is still covered, a last event that says why, and the end.
+def cut(covered: bytes, code: str, *, explain: bool, is_last: bool) -> tuple[list[bytes], int]:
+    """What ends a response: the part of the piece that is still covered, a last event that says why, and the end; and
+    how many bytes of the piece pass with it.
 
     After an ImmediateResponse that comes when the response has begun, Envoy resets the stream to the upstream, and to
     the client, whose response is visibly not complete; one that has not begun becomes the refusal itself. `code` is one
@@ -87,24 +88,22 @@ def cut(covered: bytes, code: str, *, explain: bool, is_last: bool) -> list[byte
     only one. Where an event can tell, the covered part passes with it; elsewhere nothing passes, and the end tells.
     """
     event, end = ENDS[code]
+    if is_last and not explain:
+        return [end], 0
     piece = ProcessingResponse()
     piece.response_body.response.body_mutation.body = covered + (event if explain else b"")
-    if is_last:
-        return [piece.SerializeToString() if explain else end]
-    return [piece.SerializeToString(), end]
+    return [piece.SerializeToString(), *([] if is_last else [end])], len(covered)
 
 
 def _ends(code: str, detail: str) -> tuple[bytes, bytes]:
     """The event and the ImmediateResponse that end a response."""
     event = b"event: error\ndata: " + orjson.dumps({"error": {"code": code, "message": detail}}) + b"\n\n"
-    status, title = PROBLEMS[code]
-    problem = {"type": PROBLEM_BASE + code, "title": title, "status": status, "detail": detail, "code": code}
     response = ProcessingResponse()
     end = response.immediate_response
-    end.status.code = status
+    end.status.code = PROBLEMS[code][0]
     header = end.headers.set_headers.add().header
     header.key, header.raw_value = "content-type", PROBLEM_TYPE.encode()
-    end.body = orjson.dumps(problem)
+    end.body = problem(code, detail, end.status.code)
     end.details = f"farebox_{code}"
     return event, response.SerializeToString()
 

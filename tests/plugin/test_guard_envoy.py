@@ -191,10 +191,11 @@ async def test_parallel_streams_share_what_is_left_and_get_no_more(
     valkey: Valkey, upstream: Upstream, tmp_path: Path
 ) -> None:
     async with a_gateway(valkey, upstream, tmp_path, TOKENS, limit=100, tokens=500) as gateway:
-        answers = await asyncio.gather(*(gateway.chat(200) for _ in range(8)))
+        answers = await asyncio.gather(*(gateway.chat(200, delay_ms=5) for _ in range(8)))
         await gateway.quiet()
         passed = [answer for answer in answers if answer.status == 200]
         assert sum(answer.words for answer in passed) == 500
+        assert any(not answer.is_whole for answer in passed)
         assert any(b"quota_exceeded" in answer.body for answer in passed)
         used = sum(meter.quantity for event in gateway.events() for meter in event.meters if meter.meter == "tokens")
         assert used == (await gateway.part.counter())["tokens"] == 500

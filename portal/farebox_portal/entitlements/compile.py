@@ -22,11 +22,11 @@ from farebox_portal.clock import Timeline, from_ms, to_ms
 from farebox_portal.durations import parse_duration
 from farebox_portal.entitlements.facts import AccountFacts
 from farebox_portal.entitlements.limits import Limits
-from farebox_portal.pricing.period import Period, boundary, index_at, period_at
+from farebox_portal.pricing.period import boundary, index_at, period_at
 from farebox_portal.subscriptions.stretches import Stretch, stretch_at
 from farebox_portal.subscriptions.tables import ApiKey, Subscription
 from farebox_portal.usage.access import payment_refused_at
-from farebox_portal.usage.grants import Allowance, counted_from, granted_at
+from farebox_portal.usage.grants import Allowance, counted_from, counted_part, granted_at
 
 KEPT = timedelta(days=30)  # how long ended subscriptions and expired keys are still told apart from unknown ones
 HORIZON = timedelta(days=40)
@@ -212,16 +212,12 @@ def _counted(limits: Limits, instants: list[datetime], place: int) -> Iterator[_
                 meters.add(allowance.meter)
             else:
                 period = period_at(limits.sold.billing_anchor, allowance.cadence, at)
-                start = _start(period, since)
-                is_known = any(id_ == allowance.id and _start(period, begun) == start for id_, begun in known)
-                if allowance.meter not in meters or start >= instants[place + 1] or is_known:
+                start = counted_part(period, since).start
+                begun = [counted_part(period, known_since).start for id_, known_since in known if id_ == allowance.id]
+                if allowance.meter not in meters or start >= instants[place + 1] or start in begun:
                     continue
             known.append((allowance.id, since))
             yield _Counted(allowance, instants[place], since, is_granted=later == place)
-
-
-def _start(period: Period, since: datetime | None) -> datetime:
-    return period.start if since is None else max(period.start, since)
 
 
 def _access(facts: AccountFacts, sold: Subscription, life: tuple[Stretch, ...]) -> list[entitlements_pb2.AccessStep]:

@@ -67,16 +67,15 @@ def covered(accounts: Mapping[str, Account], now_ms: int) -> dict[tuple[str, str
     Several stages may count on one counter, and one of them may have begun anew in the middle of the period while a
     later one goes on with all of it: the counter has what the longest of them has.
     """
-    found: dict[tuple[str, str, str, int], Span] = {}
-    for account_id, account in accounts.items():
-        for sold in account.subscriptions:
-            for stage in _stages(sold):
-                for quota in stage.quotas:
-                    for start_ms, end_ms in _periods(quota, now_ms):
-                        key = (account_id, sold.id, quota.id, start_ms)
-                        if key not in found or found[key].end_ms < end_ms:
-                            found[key] = Span(sold.id, quota.meter, start_ms, end_ms)
-    return found
+    found = [
+        ((account_id, sold.id, quota.id, start_ms), Span(sold.id, quota.meter, start_ms, end_ms))
+        for account_id, account in accounts.items()
+        for sold in account.subscriptions
+        for stage in _stages(sold)
+        for quota in stage.quotas
+        for start_ms, end_ms in _periods(quota, now_ms)
+    ]
+    return dict(sorted(found, key=lambda each: each[1].end_ms))
 
 
 def _stages(sold: Subscription) -> list[Subscription | Stage]:

@@ -147,6 +147,9 @@ def allowance_period(
     life: tuple[Stretch, ...], anchor: datetime, allowance: Allowance, features: Mapping[str, Feature], at: datetime
 ) -> Period:
     """The period of the allowance that contains `at`, without what no longer counts."""
-    period = period_at(anchor, allowance.cadence, at)
-    since = counted_from(life, allowance, features, at)
+    return counted_part(period_at(anchor, allowance.cadence, at), counted_from(life, allowance, features, at))
+
+
+def counted_part(period: Period, since: datetime | None) -> Period:
+    """What is left of an allowance's period where usage counts from `since` on."""
     return period if since is None or since <= period.start else Period(since, period.end)
