@@ -9,6 +9,7 @@ Entries of one Envoy thread all land in one worker, seldom the one that admitted
 
 import asyncio
 from collections import Counter as Tally
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import structlog
@@ -16,10 +17,10 @@ from google.protobuf.message import DecodeError
 
 from farebox.v1 import layout
 from farebox.v1.envoy_access_log_pb2 import DownstreamEnd, HTTPAccessLogEntry, StreamAccessLogsMessage
-from farebox_plugin.answer import METADATA_NAMESPACE, read_grant
+from farebox_plugin.answer import METADATA_NAMESPACE, grant_text, parse_grant
 from farebox_plugin.directory import Directory
 from farebox_plugin.link import Link
-from farebox_plugin.measure.quantity import Facts, dimensions, meters_on, quantities
+from farebox_plugin.measure.quantity import Facts, dimensions, quantities
 from farebox_plugin.records import NO_LABELS, Grant, Settlement, Unavailable
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import SpoolFull
@@ -34,13 +35,14 @@ RETRY_S = 0.5
 
 
 class Finished(NamedTuple):
-    """One request that is over, as the access log tells it."""
+    """A request that is over, as the access log tells it; or several of which it tells the same."""
 
     grant: Grant
     status: int
     request_bytes: int
     response_bytes: int
     is_aborted: bool  # the client left before the end; what it got is charged
+    alike: list[str]  # rids of the others
 
     @property
     def facts(self) -> Facts:
@@ -72,8 +74,8 @@ class AccessLog:
         except DecodeError:
             self.counts["undecodable"] += 1
             return
-        finished = [found for entry in entries if (found := read_entry(entry)) is not None]
-        self.counts["entries"] += len(finished)
+        finished = gather(entries, self._directory.known_policy)
+        self.counts["entries"] += sum([1 + len(each.alike) for each in finished])
         self._settle(finished)
 
     def _settle(self, finished: list[Finished]) -> None:
@@ -83,7 +85,7 @@ class AccessLog:
             policy = self._directory.known_policy(each.grant.policy)
             if policy is None:
                 unknown.append(each)
-            elif policy.settled_by_body and meters_on(each.status, policy.billable):
+            elif policy.settled_by_body and policy.is_billable(each.status):
                 self._spawn(self._settle_if_open(each, policy))
             else:
                 now.append(settlement(each, policy))
@@ -139,32 +141,49 @@ class _Feed:
         """Envoy opens another one by itself; what was in flight is the sweeper's."""
 
 
-def read_entry(entry: HTTPAccessLogEntry) -> Finished | None:
-    """What one entry tells; None for requests that we did not let in, and for those still running."""
-    common = entry.common_properties
-    if common.access_log_type != DownstreamEnd:
-        return None
-    grant = read_grant(common.metadata.filter_metadata[METADATA_NAMESPACE])
-    if grant is None:
-        return None
-    request, response, flags = entry.request, entry.response, common.response_flags
-    return Finished(
-        grant,
-        status=response.response_code.value,
-        request_bytes=request.request_body_bytes,
-        response_bytes=response.response_body_bytes,
-        is_aborted=flags.downstream_connection_termination or flags.downstream_remote_reset,
-    )
+def gather(entries: Iterable[HTTPAccessLogEntry], find_policy: Callable[[str], Policy | None]) -> list[Finished]:
+    """What the entries tell: nothing of requests that we did not let in, and of those still running. Pure.
+
+    Requests with the same grant (but for their ids) of which the same is told are one: most of a busy account are.
+    """
+    found: dict[tuple[str, int, int, int, bool], Finished] = {}
+    needs: dict[str, tuple[bool, bool]] = {}  # what is granted -> whether bytes are charged, and whether each is apart
+    for entry in entries:
+        common = entry.common_properties
+        if common.access_log_type != DownstreamEnd:
+            continue
+        text = grant_text(common.metadata.filter_metadata.get(METADATA_NAMESPACE))
+        if not text:
+            continue
+        rid, _, granted = text.partition(" ")
+        needed = needs.get(granted)
+        if needed is None:
+            policy = find_policy(parse_grant(text).policy)
+            needed = needs[granted] = policy is None or policy.fixed is None, policy is None or policy.settled_by_body
+        request_bytes = response_bytes = 0
+        response, flags = entry.response, common.response_flags
+        if needed[0]:
+            request_bytes, response_bytes = entry.request.request_body_bytes, response.response_body_bytes
+        is_aborted = flags.downstream_connection_termination or flags.downstream_remote_reset
+        told = (response.response_code.value, request_bytes, response_bytes, is_aborted)
+        key = (text if needed[1] else granted, *told)
+        first = found.get(key)
+        if first is None:
+            found[key] = Finished(parse_grant(text), *told, [])
+        else:
+            first.alike.append(rid)
+    return list(found.values())
 
 
 def settlement(finished: Finished, policy: Policy) -> Settlement:
     """What a finished request owes under its policy: nothing where its status is not billable."""
-    if not meters_on(finished.status, policy.billable):
-        return Settlement(finished.grant, finished.status, {})
+    grant, status, alike = finished.grant, finished.status, finished.alike
+    if not policy.is_billable(status):
+        return Settlement(grant, status, {}, alike=alike)
     flags: tuple[str, ...] = ("aborted",) if finished.is_aborted else ()
     if policy.fixed is not None:
-        return Settlement(finished.grant, finished.status, policy.fixed, flags, is_measured=False)
+        return Settlement(grant, status, policy.fixed, flags, is_measured=False, alike=alike)
     facts = finished.facts
-    used, doubts = quantities(policy.meters, facts, finished.grant.held)
+    used, doubts = quantities(policy.meters, facts, grant.held)
     labels = dimensions(policy.dimensions, facts) if policy.dimensions else NO_LABELS
-    return Settlement(finished.grant, finished.status, used, doubts + flags, labels)
+    return Settlement(grant, status, used, doubts + flags, labels, alike=alike)

@@ -138,11 +138,19 @@ _GRANT_KEY = field(_FIRST, GRANT.encode())
 _RATE_LIMIT_NAME = field(_FIRST, b"RateLimit")
 
 
-def read_grant(metadata: Struct) -> Grant | None:
+def read_grant(metadata: Struct | None) -> Grant | None:
     """What `allowed_*` put into the metadata, as a feed brings it back; None for a request that was not let through."""
-    text = metadata.fields[GRANT].string_value if GRANT in metadata.fields else ""
-    if not text:
-        return None
+    text = grant_text(metadata)
+    return parse_grant(text) if text else None
+
+
+def grant_text(metadata: Struct | None) -> str:
+    """The grant as it travels: the rid first, the rest the same for all requests under the same terms."""
+    found = metadata.fields.get(GRANT) if metadata is not None else None
+    return found.string_value if found is not None else ""
+
+
+def parse_grant(text: str) -> Grant:
     rid, account, subscription, key, policy, *held = text.split(" ")
     return Grant(rid, account, subscription, key, policy, _read_held(held[0]) if held else {})
 

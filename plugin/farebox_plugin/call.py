@@ -2,7 +2,8 @@
 
 from farebox.v1 import digest
 from farebox.v1.envoy_authz_pb2 import CheckRequest
-from farebox_plugin.records import Call, make_rid
+from farebox.v1.rid import make_rid
+from farebox_plugin.records import Call
 
 NOT_VALID = "The API key is not valid or was revoked."
 

@@ -4,6 +4,8 @@ Filling a message object costs several times as much. Tests compare what is made
 make. Source: https://protobuf.dev/programming-guides/encoding/
 """
 
+from collections.abc import Sequence
+
 _ONE_BYTE = [bytes([size]) for size in range(128)]
 
 
@@ -20,6 +22,11 @@ def number_tag(number: int) -> bytes:
 def field(tag: bytes, payload: bytes) -> bytes:
     size = len(payload)
     return tag + (_ONE_BYTE[size] if size < 128 else varint(size)) + payload
+
+
+def texts(tag: bytes, values: Sequence[str]) -> bytes:
+    """A repeated field."""
+    return b"".join([field(tag, value.encode()) for value in values])
 
 
 def varint(number: int) -> bytes:

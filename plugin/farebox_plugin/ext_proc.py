@@ -26,7 +26,7 @@ from farebox_plugin.directory import Directory
 from farebox_plugin.extension import Extensions
 from farebox_plugin.guard import Guard, cut, next_stop
 from farebox_plugin.measure.body import BodyMeter, Reading
-from farebox_plugin.measure.quantity import Facts, body_wants, dimensions, meters_on, quantities
+from farebox_plugin.measure.quantity import Facts, body_wants, dimensions, quantities
 from farebox_plugin.records import Grant, Settlement, Unavailable
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import SpoolFull
@@ -88,7 +88,7 @@ class Watch:
 
     def _take(self, request: ProcessingRequest) -> None:
         if self._grant is None and request.HasField("metadata_context"):
-            self._grant = read_grant(request.metadata_context.filter_metadata[METADATA_NAMESPACE])
+            self._grant = read_grant(request.metadata_context.filter_metadata.get(METADATA_NAMESPACE))
         kind = request.WhichOneof("request")
         if kind == "request_body":
             self._request_bytes += len(request.request_body.body)
@@ -190,7 +190,7 @@ class Watch:
             return
         wanted = body_wants(policy.meters, policy.dimensions)
         self._meter = BodyMeter(found.get("content-type", ""), found.get("content-encoding", ""), wanted)
-        if policy.cut_off and meters_on(self._status, policy.billable):
+        if policy.cut_off and policy.is_billable(self._status):
             if is_asked:
                 self._guard = Guard(policy, self._grant.held)
             else:
@@ -218,7 +218,7 @@ class Watch:
             log.error("spool_full", reason=str(fault))  # the access log's safety net tries again
 
     def _settlement(self, grant: Grant, policy: Policy, *, is_complete: bool) -> Settlement:
-        if not meters_on(self._status, policy.billable):
+        if not policy.is_billable(self._status):
             return Settlement(grant, self._status, {})
         facts = Facts(
             status=self._status,

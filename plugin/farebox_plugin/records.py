@@ -1,11 +1,12 @@
 """The few frozen shapes that every file here speaks in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
 from farebox.v1.envoy_authz_pb2 import AttributeContext
+from farebox.v1.rid import rid_time_ms
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
@@ -87,7 +88,7 @@ class Grant(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """What one admitted request used. No quantities: void, the hold is given back and nothing is billed."""
+    """What an admitted request used. No quantities: void, the hold is given back and nothing is billed."""
 
     grant: Grant
     status: int
@@ -95,15 +96,11 @@ class Settlement(NamedTuple):
     flags: tuple[str, ...] = ()
     dimensions: Mapping[str, str] = NO_LABELS
     is_measured: bool = True  # False: the policy's fixed quantities, of which nothing is to be learned
+    alike: Sequence[str] = ()  # rids of further requests that were granted the same and used the same
 
-
-def make_rid(admitted_at_ms: int, stream_id: str) -> str:
-    """Time first, so that ledger rows arrive almost sorted; Envoy's 64-bit stream id makes it unique."""
-    return f"{admitted_at_ms:x}-{stream_id}"
-
-
-def rid_time_ms(rid: str) -> int:
-    return int(rid.partition("-")[0], 16)
+    @property
+    def rids(self) -> list[str]:
+        return [self.grant.rid, *self.alike]
 
 
 class Unavailable(Exception):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from farebox.v1 import layout, usage_pb2
-from farebox_plugin.encode import field, number_tag, tag, varint
+from farebox_plugin.encode import field, number_tag, tag, texts, varint
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.link import Link, Reply
 from farebox_plugin.records import Settlement, Unavailable
@@ -35,9 +35,9 @@ _Used = tuple[tuple[str, int], ...]  # (meter, units) of each that was used
 
 
 class _Item(NamedTuple):
-    """One SETTLE on its way; nothing used = give the hold back."""
+    """One SETTLE on its way, of requests alike; nothing used = give their holds back."""
 
-    rid: str
+    rids: Sequence[str]
     account: str
     owner: str = ""
     used: _Used = ()
@@ -81,28 +81,27 @@ class Settlements:
             return
         records, items = [], []
         for settlement in settlements:
-            grant = settlement.grant
+            account, rids = settlement.grant.account, settlement.rids
             used = _used(settlement.quantities)
             if used:
                 records.append(settled_record(serialized_event(settlement, used)))
             else:
-                records.append(record(VOID, grant.account, grant.rid))
-            items.append(_Item(grant.rid, grant.account, "", used))
+                records.append(record(VOID, account, *rids))
+            items.append(_Item(rids, account, "", used))
         self._spool.append(records)
         for settlement in settlements:
+            count = 1 + len(settlement.alike)
             if settlement.is_measured:
                 for meter, quantity in settlement.quantities.items():
                     self._recent.learn(settlement.grant.policy, meter, quantity)
             for flag in settlement.flags:
-                self.counts[flag] += 1
-        void_count = sum(not settlement.quantities for settlement in settlements)
-        self.counts["void"] += void_count
-        self.counts["settled"] += len(settlements) - void_count
+                self.counts[flag] += count
+            self.counts["settled" if settlement.quantities else "void"] += count
         self._enqueue(items)
 
     def take_back(self, rid: str, account: str, owner: str = "") -> None:
         """Give back what an admission of this worker (or `owner`) may have held; a spool says that it was given up."""
-        self._enqueue([_Item(rid, account, owner=owner or self._owner)])
+        self._enqueue([_Item((rid,), account, owner=owner or self._owner)])
 
     def distrust(self, account: str) -> None:
         """Have an account's counters rebuilt before they are believed again: the store has not seen all of its use."""
@@ -126,7 +125,7 @@ class Settlements:
 
     def repeat(self, events: Sequence[tuple[str, str, Mapping[str, int]]]) -> None:
         """Settle (rid, account, quantities) that the spool has already: a worker died before it could tell Valkey."""
-        self._enqueue([_Item(rid, account, used=_used(quantities)) for rid, account, quantities in events])
+        self._enqueue([_Item((rid,), account, used=_used(quantities)) for rid, account, quantities in events])
 
     def _enqueue(self, items: Sequence[_Item]) -> None:
         if not items:
@@ -140,24 +139,36 @@ class Settlements:
             if not self._link.is_up:
                 asyncio.get_running_loop().call_later(RETRY_S, self._flush)
                 return
-            batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
-            for together in self._link.batches(batch, _counters_of):
+            for together in self._link.batches(self._next_batch(), _counters_of):
                 self._send(together)
 
+    def _next_batch(self) -> list[_Item]:
+        """What has waited longest, `BATCH_MAX` requests at most."""
+        batch: list[_Item] = []
+        room = BATCH_MAX
+        while self._waiting and room:
+            item = self._waiting.popleft()
+            if len(item.rids) > room:
+                self._waiting.appendleft(item._replace(rids=item.rids[room:]))
+                item = item._replace(rids=item.rids[:room])
+            batch.append(item)
+            room -= len(item.rids)
+        return batch
+
     def _send(self, batch: Sequence[_Item]) -> None:
-        alike: dict[tuple[str, str, _Used], list[_Item]] = {}
+        alike: dict[tuple[str, str, _Used], list[str]] = {}
         for item in batch:
-            alike.setdefault((item.account, item.owner, item.used), []).append(item)
+            alike.setdefault((item.account, item.owner, item.used), []).extend(item.rids)
         keys: list[str] = []
         arguments: list[bytes | str | int] = [self._link.server_of(_counters_of(batch[0])).generation]
-        for (account, owner, used), items in alike.items():
+        for (account, owner, used), rids in alike.items():
             keys += (layout.counters(account), layout.holds(account))
             arguments += (owner, len(used))
             for meter_and_units in used:
                 arguments += meter_and_units
-            arguments.append(len(items))
-            arguments += [item.rid for item in items]
-        groups = list(alike.values())
+            arguments.append(len(rids))
+            arguments += rids
+        groups = [_Item(rids, account, owner, used) for (account, owner, used), rids in alike.items()]
         self._in_flight += 1
         is_over = False
 
@@ -173,20 +184,22 @@ class Settlements:
         timer = asyncio.get_running_loop().call_later(REPLY_TIMEOUT_S, lambda: finished(Unavailable("timeout")))
         self._link.run(SETTLE, keys, arguments, finished)
 
-    def _replied(self, groups: Sequence[Sequence[_Item]], reply: Reply | Exception) -> None:
+    def _replied(self, groups: Sequence[_Item], reply: Reply | Exception) -> None:
         if isinstance(reply, Exception):
             if not isinstance(reply, Unavailable):
                 log.error("settle_script_refused", reason=str(reply))
-            self._again([item for items in groups for item in items])
+            self._again(groups)
             return
         done: dict[str, list[str]] = {}
         unloaded: dict[str, list[_Item]] = {}
-        for items, results in zip(groups, reply, strict=True):
-            for item, result in zip(items, results, strict=True):
-                if result == -4:
-                    unloaded.setdefault(item.account, []).append(item)
-                elif result != 2:
-                    done.setdefault(item.account, []).append(item.rid)
+        for group, results in zip(groups, reply, strict=True):
+            account = group.account
+            if results[0] == -4:  # as of all of them
+                unloaded.setdefault(account, []).append(group)
+                continue
+            finished = group.rids if 2 not in results else _those_not_owned(group.rids, results)
+            if finished:
+                done.setdefault(account, []).extend(finished)
         if done:
             self._tombstones.append((asyncio.get_running_loop().time() + TOMBSTONE_S, done))
             if not self._is_sweeping:
@@ -224,8 +237,13 @@ def _counters_of(item: _Item) -> str:
     return layout.counters(item.account)
 
 
+def _those_not_owned(rids: Sequence[str], results: Sequence[int]) -> list[str]:
+    """Those that no other worker owns too: nothing of ours is left of them but a tombstone."""
+    return [rid for rid, result in zip(rids, results, strict=True) if result != 2]
+
+
 def _used(quantities: Mapping[str, int]) -> _Used:
-    return tuple((meter, units) for meter, units in quantities.items() if units)
+    return tuple([(meter, units) for meter, units in quantities.items() if units])
 
 
 def serialized_event(settlement: Settlement, used: _Used) -> bytes:
@@ -238,13 +256,15 @@ def serialized_event(settlement: Settlement, used: _Used) -> bytes:
         + varint(grant.admitted_at_ms)
         + _how_much(settlement.status, used)
     )
+    if settlement.alike:
+        event += texts(_ALIKE, settlement.alike)
     if settlement.dimensions or settlement.flags:
         rest = usage_pb2.UsageEvent(dimensions=dict(settlement.dimensions), flags=settlement.flags)
         event += rest.SerializeToString()
     return event
 
 
-_RID, _ADMITTED_AT_MS = tag(1), number_tag(6)
+_RID, _ADMITTED_AT_MS, _ALIKE = tag(1), number_tag(6), tag(11)
 
 
 @lru_cache(maxsize=50_000)

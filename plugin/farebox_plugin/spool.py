@@ -8,7 +8,7 @@
     H  held      account hold rid                           what is held for it now, where that is not its intent's
     C  closed    account rid…                               refused, or this worker gave up on admitting them
     V  void      account rid…                               answered, but nothing is owed (a status that is not billed)
-    S  settled   a serialized UsageEvent                    what one used; billable from here on
+    S  settled   a serialized UsageEvent                    what one used, or some alike; billable from here on
 
 Requests of one account that say the same in one turn share a record: that is what a busy account does.
 

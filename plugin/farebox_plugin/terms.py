@@ -95,6 +95,13 @@ class Policy:
         object.__setattr__(self, "fixed", fixed if is_fixed else None)
         object.__setattr__(self, "settled_by_body", by_body or self.cut_off)
 
+    def is_billable(self, status: int) -> bool:
+        """Whether a response of this status is charged; otherwise its hold is given back."""
+        for first, last in self.billable:  # noqa: SIM110 - any() over a generator costs three times as much
+            if first <= status <= last:
+                return True
+        return False
+
     def is_seen_passing(self, meter: str) -> bool:
         """Whether this meter is counted while the response passes: less than its estimate may be held of it."""
         return self.cut_off and self.meters.get(meter) in SEEN_WHILE_IT_PASSES

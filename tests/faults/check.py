@@ -231,8 +231,8 @@ def read_spools(rig: Rig) -> Spools:
             for record in (record for frame in frames for record in frame.records):
                 if record.kind == SETTLED:
                     event = UsageEvent.FromString(record.body)
-                    ended.setdefault(event.account_id, set()).add(event.rid)
-                    settled.setdefault(event.account_id, set()).add(event.rid)
+                    for of_account in (ended, settled):
+                        of_account.setdefault(event.account_id, set()).update((event.rid, *event.alike))
                     continue
                 account, *rids = record.fields()
                 if record.kind == VOID:

@@ -91,6 +91,54 @@ async def test_what_an_entry_is_charged(part: Part, feed: AccessLog, given: dict
     assert (await part.counter())["api_requests"] == (0 if expected is None else 1)
 
 
+def joined(*messages: Any) -> bytes:
+    """One batch of all their entries: messages laid end to end are merged by the wire format."""
+    return b"".join(message.SerializeToString() for message in messages)
+
+
+async def test_requests_of_which_the_same_is_told_are_one_event_and_others_are_not(part: Part, feed: AccessLog) -> None:
+    for stream in range(1010, 1020):
+        await ask(part, stream=stream)
+    batch = joined(
+        entry(1010, sent=10), entry(1011, sent=99, received=5), entry(1012, reset=True), entry(1013, status=201),
+        entry(1014, status=500), entry(1015, policy="bytes", sent=7), entry(1016, policy="bytes", sent=8),
+        entry(1017, policy="bytes", sent=7), entry(1018, status=503), entry(1019), entry(9999, grant=False),
+    )  # fmt: skip
+    feed.receive(batch)
+    rid = {stream: a_call_of(stream).rid for stream in range(1010, 1020)}
+    found = {event.rid: ([*event.alike], used(event), [*event.flags], event.status) for event in events(part)}
+    assert found == {
+        rid[1010]: ([rid[1011], rid[1019]], {"api_requests": 1}, [], 200),  # bytes are nothing that is charged there
+        rid[1012]: ([], {"api_requests": 1}, ["aborted"], 200),
+        rid[1013]: ([], {"api_requests": 1}, [], 201),
+        rid[1015]: ([rid[1017]], {"api_requests": 1, "egress": 7}, [], 200),
+        rid[1016]: ([], {"api_requests": 1, "egress": 8}, [], 200),
+    }
+    voided = [fields[1:] for kind, fields in part.records() if kind == b"V"]
+    assert sorted(voided) == sorted([[rid[1014]], [rid[1018]]])
+    assert feed.counts["entries"] == 10
+    await settled(part)
+    assert await part.counter() == {"api_requests": 8}
+
+
+async def test_where_the_body_settles_each_request_waits_for_itself(
+    part: Part, feed: AccessLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_log, "SAFETY_NET_S", 0.05)
+    for stream in (1030, 1031):
+        await ask(part, stream=stream)
+    grant = Grant(a_call_of(1030).rid, "acct1", "sub1", "key1", "chat")
+    part.settlements.settle([Settlement(grant, 200, {"api_requests": 1, "tokens": 7})])
+    await settled(part)
+    feed.receive(joined(entry(1030, policy="chat", held="tokens=5"), entry(1031, policy="chat", held="tokens=5")))
+    async with asyncio.timeout(5):
+        while not feed.is_idle:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert [(event.rid, used(event)["tokens"]) for event in events(part)] == [
+        (a_call_of(1030).rid, 7), (a_call_of(1031).rid, 5)
+    ]  # fmt: skip
+
+
 async def test_an_entry_of_a_request_that_was_not_let_in_is_ignored(part: Part, feed: AccessLog) -> None:
     feed.receive(entry(1001, grant=False).SerializeToString())
     assert part.records() == []

@@ -3,8 +3,8 @@ import pytest
 from builders.plugin import a_check
 from farebox.v1.digest import checksum
 from farebox.v1.envoy_authz_pb2 import CheckRequest
+from farebox.v1.rid import rid_time_ms
 from farebox_plugin.call import credential, read_call
-from farebox_plugin.records import rid_time_ms
 
 KEY, OTHER = (body + checksum(body) for body in (f"fb_test_{'A' * 30}", f"fb_live_{'b' * 30}"))
 

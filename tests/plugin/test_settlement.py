@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from builders.plugin import Part, a_call_of, an_account, ask, code, settled
 from farebox.v1.usage_pb2 import UsageEvent
+from farebox_plugin import settlement as settlement_module
 from farebox_plugin.records import Grant, Settlement
 from farebox_plugin.settlement import TOMBSTONE_S, serialized_event
 from farebox_plugin.spool import SETTLED, SpoolReader
@@ -53,19 +54,37 @@ async def test_one_turn_settles_a_request_once_however_often_it_is_told(part: Pa
     assert await part.counter() == {"api_requests": 2 + 2 + 7}
 
 
+async def test_requests_alike_are_settled_each_even_where_they_are_more_than_one_call_takes(
+    part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settlement_module, "BATCH_MAX", 3)
+    await part.publish(an_account(limit=100))
+    streams = range(220, 228)
+    for stream in streams:
+        await ask(part, stream=stream, units=5)
+    rids = [a_call_of(stream).rid for stream in streams]
+    part.settlements.settle([settlement(210), settlement(220, 2, alike=[*rids[1:], rids[2]], flags=("aborted",))])
+    await settled(part)
+    assert await part.counter() == {"api_requests": 2 * 8}
+    assert all(mark.startswith("!") for mark in (await part.holds()).values())
+    assert (part.settlements.counts["settled"], part.settlements.counts["aborted"]) == (10, 9)
+
+
 @given(
     status=st.integers(0, 599),
     units=st.integers(1, (1 << 63) - 1),
     dimensions=st.dictionaries(st.text(max_size=9), st.text(max_size=200), max_size=3),
     flags=st.lists(st.sampled_from(["aborted", "estimated"]), max_size=2),
+    alike=st.lists(st.text(max_size=300), max_size=3),
 )
 def test_the_event_put_together_by_hand_is_that_of_the_message(
-    status: int, units: int, dimensions: dict[str, str], flags: list[str]
+    status: int, units: int, dimensions: dict[str, str], flags: list[str], alike: list[str]
 ) -> None:
-    made = Settlement(Grant("1a2b3c-77", "a", "s", "k", "p"), status, {"m": units}, tuple(flags), dimensions)
+    grant = Grant("1a2b3c-77", "a", "s", "k", "p")
+    made = Settlement(grant, status, {"m": units}, tuple(flags), dimensions, alike=alike)
     expected = UsageEvent(
         rid="1a2b3c-77", account_id="a", subscription_id="s", key_id="k", policy="p", admitted_at_ms=0x1A2B3C,
-        status=status, dimensions=dimensions, flags=flags,
+        status=status, dimensions=dimensions, flags=flags, alike=alike,
     )  # fmt: skip
     expected.meters.add(meter="m", quantity=units)
     assert UsageEvent.FromString(serialized_event(made, (("m", units),))) == expected

@@ -4,7 +4,7 @@ from builders.plugin import DAY_MS, a_policy, an_account, now_ms
 from farebox.v1.entitlements_pb2 import Account
 from farebox_plugin.directory import read_account, read_policy
 from farebox_plugin.records import Refusal
-from farebox_plugin.terms import Terms, held_units, hold_for, terms
+from farebox_plugin.terms import Policy, Terms, held_units, hold_for, terms
 
 
 def terms_of(account: Account, policy: dict[str, int | str] | None = None, at: int | None = None, **fields: object):
@@ -156,3 +156,12 @@ def test_a_hold_reads_back_as_it_was_written() -> None:
     assert sorted(held_units(text).values()) == [("api_requests", 3), ("tokens", 7)]
     assert set(held_units(text)) == {counter.field for counter in made.counters}
     assert held_units("w0;") == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "ranges", "expected"),
+    [(200, ((200, 299),), True), (299, ((200, 299),), True), (300, ((200, 299),), False), (199, ((200, 299),), False),
+     (404, ((200, 299), (404, 404)), True), (0, ((200, 299),), False), (200, (), False)],
+)  # fmt: skip
+def test_a_status_is_billable_within_its_ranges(status: int, ranges, expected: bool) -> None:
+    assert Policy("p", {}, billable=ranges).is_billable(status) is expected

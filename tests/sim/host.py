@@ -14,6 +14,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+from farebox.v1.rid import singles
 from farebox.v1.usage_pb2 import UsageEvent
 from farebox_plugin.admission import DECIDE_WITHIN_S, Admission, Refused, Ticket, Waiter, unavailable
 from farebox_plugin.directory import Directory
@@ -50,8 +51,8 @@ class Chronicle:
             if record.kind == ALLOWED:
                 self.allowed.update(record.fields()[1:])
             elif record.kind == SETTLED:
-                event = UsageEvent.FromString(record.body)
-                self.ended.setdefault(event.rid, event)
+                for event in singles(UsageEvent.FromString(record.body)):
+                    self.ended.setdefault(event.rid, event)
             elif record.kind == b"V":
                 for rid in record.fields()[1:]:
                     self.ended.setdefault(rid, None)

@@ -12,6 +12,7 @@ from random import Random
 
 from farebox.v1 import layout
 from farebox.v1.entitlements_pb2 import Account
+from farebox.v1.rid import singles
 from farebox.v1.usage_pb2 import (
     AccountState,
     CounterValue,
@@ -105,14 +106,14 @@ class Portal:
     def store(self, batch: UsageBatch) -> Receipt:
         accepted = 0
         for payload in batch.events:
-            event = UsageEvent.FromString(payload)
-            self._admitted_at_ms[event.rid] = event.admitted_at_ms
-            for used in event.meters:
-                row = (event.account_id, event.rid, used.meter)
-                if row not in self.rows:
-                    accepted += 1
-                    self.rows[row] = used.quantity
-                    self.flags[row[:2]] = tuple(event.flags)
+            for event in singles(UsageEvent.FromString(payload)):
+                self._admitted_at_ms[event.rid] = event.admitted_at_ms
+                for used in event.meters:
+                    row = (event.account_id, event.rid, used.meter)
+                    if row not in self.rows:
+                        accepted += 1
+                        self.rows[row] = used.quantity
+                        self.flags[row[:2]] = tuple(event.flags)
         self._cursors[batch.spool] = max(self._cursors.get(batch.spool, 0), batch.end)
         return Receipt(spool=batch.spool, end=self._cursors[batch.spool], accepted=accepted)
 

@@ -24,8 +24,9 @@ from typing import Any
 from builders.plugin import Asker
 from farebox.v1 import layout
 from farebox.v1.envoy_authz_pb2 import AttributeContext
+from farebox.v1.rid import make_rid
 from farebox_plugin.admission import Admitted, Decision, Refused
-from farebox_plugin.records import Call, Grant, Settlement, make_rid
+from farebox_plugin.records import Call, Grant, Settlement
 from farebox_plugin.terms import Policy
 from sim.host import ORPHAN_AFTER_S, Chronicle, Keeper, Worker
 from sim.link import Faults, Killed, Server, virtual_ms
@@ -83,6 +84,7 @@ class World:
         self.portal = Portal(self.server, self.random, self.limits, GATEWAYS)
         self.chronicle = Chronicle()
         self.let_in: dict[str, LetIn] = {}
+        self._reports: dict[object, list[str]] = {}  # what the others of a report on its way to a worker are
         self.keepers: dict[str, Keeper] = {}
         self._is_calm = self._is_over = False
         self._boot = 0
@@ -317,7 +319,19 @@ class World:
             await asyncio.sleep(0.3 * self.random.random())
             worker = self._any_worker(gateway)
             if worker is not None:
-                worker.settlements.settle([Settlement(grant, status, used)])
+                await self._report(worker, grant, status, used)
+
+    async def _report(self, worker: Worker, grant: Grant, status: int, used: dict[str, int]) -> None:
+        """An end reaches a worker with others of which the same is told, as Envoy's access log gathers them."""
+        like = (worker.process.name, grant[1:5], status, tuple(used.items()))
+        if like in self._reports:
+            self._reports[like].append(grant.rid)
+            return
+        self._reports[like] = []
+        await asyncio.sleep(0.1 * self.random.random())
+        settlement = Settlement(grant, status, used, alike=self._reports.pop(like))
+        if worker.process.is_alive:
+            worker.settlements.settle([settlement])
 
     def _let_in_on(self, account: str, counter: str) -> int:
         """Units on a counter, of all that was let in: what is known of their use, else their hold."""

@@ -15,8 +15,9 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from farebox.v1.rid import singles
 from farebox.v1.usage_pb2 import UsageEvent
 from farebox_plugin.records import Grant
 from farebox_plugin.spool import ALLOWED, CLOSED, HELD, INTENT, SETTLED, VOID, Frame, Record, SpoolReader, segments
@@ -64,6 +65,15 @@ class Ended:
     sources: tuple[tuple[str, int], ...]  # the frames that say so: (spool, position behind it)
 
 
+class Unshipped(NamedTuple):
+    """The usage in one frame."""
+
+    end: int  # the position behind the frame
+    request_count: int
+    events: list[bytes]
+    accounts: Collection[str]
+
+
 class Index:
     """Positions, open requests and unshipped usage of all spools in one directory."""
 
@@ -79,8 +89,7 @@ class Index:
         self._given_up: OrderedDict[tuple[str, str, str], tuple[float, bool]] = OrderedDict()
         self._early_holds: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
         self.touched: set[str] = set()  # accounts in use since somebody took this
-        # spool -> of each frame the position behind it, its events, and whose they are
-        self._frames: dict[str, deque[tuple[int, list[bytes], Collection[str]]]] = {}
+        self._frames: dict[str, deque[Unshipped]] = {}  # by spool
         # account -> spool -> of each frame its end, and the account's events in it
         self._unshipped: dict[str, dict[str, deque[tuple[int, list[bytes]]]]] = {}
         self._is_new = True  # until everything that was written before us has been read
@@ -94,7 +103,8 @@ class Index:
 
     @property
     def unshipped_count(self) -> int:
-        return sum(len(events) for frames in self._frames.values() for _, events, _ in frames)
+        """Requests whose usage waits."""
+        return sum(frame.request_count for frames in self._frames.values() for frame in frames)
 
     @property
     def spools(self) -> list[str]:
@@ -147,11 +157,12 @@ class Index:
         found: dict[str, UsageEvent] = {}
         for spool, frames in self._unshipped.get(account, {}).items():
             cursor = cursors.get(spool, 0)
-            for event in (UsageEvent.FromString(body) for end, events in frames if end > cursor for body in events):
-                ended = self._ended.get((account, event.rid))
-                copies = ended.sources if ended is not None else ()
-                if all(behind > cursors.get(source, 0) for source, behind in copies):
-                    found.setdefault(event.rid, event)
+            for body in (body for end, events in frames if end > cursor for body in events):
+                for event in singles(UsageEvent.FromString(body)):
+                    ended = self._ended.get((account, event.rid))
+                    copies = ended.sources if ended is not None else ()
+                    if all(behind > cursors.get(source, 0) for source, behind in copies):
+                        found.setdefault(event.rid, event)
         return list(found.values())
 
     def is_behind(self, cursors: Mapping[str, int]) -> bool:
@@ -174,28 +185,29 @@ class Index:
                     self._take(spool, frame, at)
         self._is_new = False
 
-    def next_batch(self, spool: str, events_max: int) -> tuple[int, list[bytes]] | None:
-        """A spool's oldest unshipped usage, in whole frames: (position behind it, events); None: all is shipped."""
+    def next_batch(self, spool: str, requests_max: int) -> Unshipped | None:
+        """A spool's oldest unshipped usage, in whole frames; None: all is shipped."""
         frames = self._frames.get(spool)
         if not frames:
             return None
-        end = 0
+        end = request_count = 0
         batch: list[bytes] = []
-        for frame_end, events, _ in frames:
-            if batch and len(batch) + len(events) > events_max:
+        for frame in frames:
+            if batch and request_count + frame.request_count > requests_max:
                 break
-            end = frame_end
-            batch += events
-        return end, batch
+            end = frame.end
+            request_count += frame.request_count
+            batch += frame.events
+        return Unshipped(end, request_count, batch, ())
 
     def shipped(self, spool: str, end: int, at: float) -> None:
         """The ledger has this spool up to `end`."""
         self._shipped[spool] = max(self._shipped.get(spool, 0), end)
         frames = self._frames.get(spool)
-        while frames and frames[0][0] <= end:
-            frame_end, _, accounts = frames.popleft()
-            for account in accounts:
-                self._to_forget.append((at, account, spool, frame_end))
+        while frames and frames[0].end <= end:
+            frame = frames.popleft()
+            for account in frame.accounts:
+                self._to_forget.append((at, account, spool, frame.end))
 
     def forget_shipped(self, at: float) -> None:
         """Forget usage that the ledger has had for long enough."""
@@ -279,6 +291,7 @@ class Index:
         is_shipped = frame.end <= self._shipped.get(spool, 0)
         source = (spool, frame.end)
         bodies: list[bytes] = []
+        request_count = 0
         by_account: dict[str, list[bytes]] = {}
         alike: dict[tuple[tuple[str, int], ...], Ended] = {}
         for record in frame.records:
@@ -287,24 +300,26 @@ class Index:
                     self._apply(spool, record, at)
                 continue
             event = UsageEvent.FromString(record.body)
-            account = event.account_id
+            account, rids = event.account_id, [event.rid, *event.alike]
             if not is_shipped:
                 bodies.append(record.body)
+                request_count += len(rids)
                 by_account.setdefault(account, []).append(record.body)
             if is_known:
-                continue
-            rid = event.rid
-            ended = self._ended.get((account, rid))
-            if ended is not None:
-                self._ended[(account, rid)] = replace(ended, sources=(*ended.sources, source))
                 continue
             used = tuple([(meter.meter, meter.quantity) for meter in event.meters])
             ended = alike.get(used)
             if ended is None:
                 ended = alike[used] = Ended(at, dict(used), (source,))
-            self._end(account, rid, ended)
+            for rid in rids:
+                before = self._ended.get((account, rid))
+                if before is not None:
+                    self._ended[(account, rid)] = replace(before, sources=(*before.sources, source))
+                else:
+                    self._end(account, rid, ended)
         if bodies:
-            self._frames.setdefault(spool, deque()).append((frame.end, bodies, by_account.keys()))
+            unshipped = Unshipped(frame.end, request_count, bodies, by_account.keys())
+            self._frames.setdefault(spool, deque()).append(unshipped)
         for account, events in by_account.items():
             self._unshipped.setdefault(account, {}).setdefault(spool, deque()).append((frame.end, events))
 

@@ -15,9 +15,9 @@ log = structlog.get_logger()
 INTERVAL_S = 0.1
 # Where there is much, a batch of a thousand costs both sides a fraction of ten of a hundred.
 BUSY_INTERVAL_S = 0.6
-BUSY_EVENTS = 100
+BUSY_REQUESTS = 100
 RETRY_S = 1.0
-EVENTS_MAX = 2000
+REQUESTS_MAX = 2000
 
 
 class Shipper:
@@ -35,7 +35,7 @@ class Shipper:
             before = self.counts["shipped"]
             if not await self.ship_all():
                 await asyncio.sleep(RETRY_S)
-            elif self.counts["shipped"] - before >= BUSY_EVENTS:
+            elif self.counts["shipped"] - before >= BUSY_REQUESTS:
                 await asyncio.sleep(BUSY_INTERVAL_S)
             else:
                 await asyncio.sleep(INTERVAL_S)
@@ -44,11 +44,11 @@ class Shipper:
         """Deliver everything that has been read. False: the portal does not take it now, and it stays in the spool."""
         try:
             for spool in self._index.spools:
-                while (batch := self._index.next_batch(spool, EVENTS_MAX)) is not None:
-                    end, events = batch
-                    receipt = await self._portal.store_usage(UsageBatch(spool=spool, end=end, events=events))
+                while (batch := self._index.next_batch(spool, REQUESTS_MAX)) is not None:
+                    usage = UsageBatch(spool=spool, end=batch.end, events=batch.events)
+                    receipt = await self._portal.store_usage(usage)
                     self._index.shipped(spool, receipt.end, asyncio.get_running_loop().time())
-                    self.counts["shipped"] += len(events)
+                    self.counts["shipped"] += batch.request_count
                     self.counts["quarantined"] += receipt.quarantined
         except Unavailable as fault:
             if not self._is_failing:

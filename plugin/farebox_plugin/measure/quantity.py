@@ -4,7 +4,7 @@ A quantity is never missing, never negative and never zero by accident: what can
 held, and the flag `estimated` goes into the ledger with it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -22,7 +22,7 @@ from farebox_plugin.measure.expression import (
 from farebox_plugin.measure.providers import Usage
 from farebox_plugin.terms import FIRST_ESTIMATE
 
-__all__ = ["DIMENSION_CHARS_MAX", "Facts", "body_wants", "dimensions", "meters_on", "quantities"]
+__all__ = ["DIMENSION_CHARS_MAX", "Facts", "body_wants", "dimensions", "quantities"]
 
 DIMENSION_CHARS_MAX = 128
 # Meters of generated tokens: what was seen to pass is the least that can be charged where the count itself is missing.
@@ -33,11 +33,6 @@ def body_wants(meters: Mapping[str, int | str], rules: Mapping[str, str]) -> Wan
     """What a policy's meters and dimensions need to know of the response body, for `BodyMeter`."""
     texts = [rule for rule in (*meters.values(), *rules.values()) if isinstance(rule, str)]
     return wants([expression for text in texts if (expression := _parsed(text)) is not None])
-
-
-def meters_on(status: int, ranges: Iterable[tuple[int, int]]) -> bool:
-    """Whether a response of this status is billable; otherwise its hold is given back."""
-    return any(first <= status <= last for first, last in ranges)
 
 
 def quantities(

@@ -17,6 +17,7 @@ import orjson
 from google.protobuf.message import DecodeError
 from sqlmodel import Session, col, select
 
+from farebox.v1.rid import rid_time_ms
 from farebox.v1.usage_pb2 import Receipt, UsageBatch, UsageEvent
 from farebox_portal.customers.tables import Customer
 from farebox_portal.db import insert_into
@@ -38,7 +39,7 @@ class Sorted:
     """A batch taken apart: rows of so many events, whom those name, and what can be no row."""
 
     rows: list[Row] = field(default_factory=list)
-    events: int = 0
+    requests: int = 0
     owners: set[Owner] = field(default_factory=set)
     unbookable: list[tuple[bytes, str]] = field(default_factory=list)
 
@@ -61,7 +62,7 @@ def apply_batch(session: Session, batch: UsageBatch, now: datetime) -> Receipt:
         spool=batch.spool,
         end=_move_cursor(session, batch.spool, batch.end, now),
         accepted=accepted,
-        duplicates=found.events - accepted + len(found.unbookable) - quarantined,
+        duplicates=found.requests - accepted + len(found.unbookable) - quarantined,
         quarantined=quarantined,
     )
 
@@ -85,19 +86,22 @@ def sort_events(payloads: Iterable[bytes], strangers: Mapping[Owner, str] = Mapp
             found.owners.add(owner)
             if rows:
                 found.rows += rows
-                found.events += 1
+                found.requests += 1 + len(event.alike)
     return found
 
 
 def _rows(payload: bytes, event: UsageEvent, account_id: str, subscription_id: str) -> list[Row]:
-    """One row for each meter. Raises Unbookable."""
-    rid, admitted_at_ms = event.rid, event.admitted_at_ms
-    if not rid:
-        raise Unbookable("no request id")
-    if not 0 < admitted_at_ms < _EPOCH_END_MS:
-        raise Unbookable("impossible instant of admission")
-    if len(rid) > NAME_LENGTH_MAX:
-        raise Unbookable("name empty or too long")
+    """One row for each request and meter. Raises Unbookable."""
+    requests = [(event.rid, event.admitted_at_ms)]
+    if event.alike:
+        requests += [(rid, _time_ms(rid)) for rid in event.alike]
+    for rid, admitted_at_ms in requests:
+        if not rid:
+            raise Unbookable("no request id")
+        if not 0 < admitted_at_ms < _EPOCH_END_MS:
+            raise Unbookable("impossible instant of admission")
+        if len(rid) > NAME_LENGTH_MAX:
+            raise Unbookable("name empty or too long")
     quantities: dict[str, int] = {}
     for used in event.meters:
         meter, quantity = used.meter, used.quantity
@@ -114,12 +118,23 @@ def _rows(payload: bytes, event: UsageEvent, account_id: str, subscription_id: s
     # Most events have neither dimensions nor flags, and asking is cheaper than making empty ones.
     dimensions = _json(event.dimensions) if event.dimensions else "{}"
     flags = ",".join(event.flags) if event.flags else ""
-    shared = (subscription_id, event.key_id, event.policy, admitted_at_ms, event.status, dimensions, flags)
-    return [(account_id, rid, meter, quantity, *shared) for meter, quantity in quantities.items()]
+    whose, how = (subscription_id, event.key_id, event.policy), (event.status, dimensions, flags)
+    return [
+        (account_id, rid, meter, quantity, *whose, admitted_at_ms, *how)
+        for rid, admitted_at_ms in requests
+        for meter, quantity in quantities.items()
+    ]
+
+
+def _time_ms(rid: str) -> int:
+    try:
+        return rid_time_ms(rid)
+    except ValueError:
+        raise Unbookable("impossible instant of admission") from None
 
 
 def _has_nul(event: UsageEvent) -> bool:
-    texts = [event.rid, event.key_id, event.policy, *event.flags, *(used.meter for used in event.meters)]
+    texts = [event.rid, *event.alike, event.key_id, event.policy, *event.flags, *(used.meter for used in event.meters)]
     return any("\0" in text for text in (*texts, *event.dimensions, *event.dimensions.values()))
 
 

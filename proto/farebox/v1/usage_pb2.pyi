@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class UsageEvent(_message.Message):
-    __slots__ = ("rid", "account_id", "subscription_id", "key_id", "policy", "admitted_at_ms", "status", "meters", "dimensions", "flags")
+    __slots__ = ("rid", "account_id", "subscription_id", "key_id", "policy", "admitted_at_ms", "status", "meters", "dimensions", "flags", "alike")
     class DimensionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class UsageEvent(_message.Message):
     METERS_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
+    ALIKE_FIELD_NUMBER: _ClassVar[int]
     rid: str
     account_id: str
     subscription_id: str
@@ -35,7 +36,8 @@ class UsageEvent(_message.Message):
     meters: _containers.RepeatedCompositeFieldContainer[MeterQuantity]
     dimensions: _containers.ScalarMap[str, str]
     flags: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, rid: _Optional[str] = ..., account_id: _Optional[str] = ..., subscription_id: _Optional[str] = ..., key_id: _Optional[str] = ..., policy: _Optional[str] = ..., admitted_at_ms: _Optional[int] = ..., status: _Optional[int] = ..., meters: _Optional[_Iterable[_Union[MeterQuantity, _Mapping]]] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Iterable[str]] = ...) -> None: ...
+    alike: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, rid: _Optional[str] = ..., account_id: _Optional[str] = ..., subscription_id: _Optional[str] = ..., key_id: _Optional[str] = ..., policy: _Optional[str] = ..., admitted_at_ms: _Optional[int] = ..., status: _Optional[int] = ..., meters: _Optional[_Iterable[_Union[MeterQuantity, _Mapping]]] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., flags: _Optional[_Iterable[str]] = ..., alike: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class MeterQuantity(_message.Message):
     __slots__ = ("meter", "quantity")

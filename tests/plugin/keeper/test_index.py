@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
 
@@ -31,8 +32,8 @@ def void(rid: str, account: str = "acct1") -> bytes:
     return record(VOID, account, rid)
 
 
-def event(rid: str, account: str = "acct1", units: int = 1) -> bytes:
-    message = UsageEvent(rid=rid, account_id=account, subscription_id="sub1", admitted_at_ms=5)
+def event(rid: str, account: str = "acct1", units: int = 1, alike: Sequence[str] = ()) -> bytes:
+    message = UsageEvent(rid=rid, account_id=account, subscription_id="sub1", admitted_at_ms=5, alike=alike)
     message.meters.add(meter="api", quantity=units)
     return settled_record(message.SerializeToString())
 
@@ -123,11 +124,11 @@ def test_a_batch_is_whole_frames_and_ends_where_the_ledger_can_stand(tmp_path: P
     index.catch_up(0.0)
     batch = index.next_batch("w0", 7)
     assert batch is not None
-    assert (batch[0], len(batch[1])) == (ends[1], 6)
+    assert (batch.end, batch.request_count, len(batch.events)) == (ends[1], 6, 6)
     index.shipped("w0", ends[1], 0.0)
     batch = index.next_batch("w0", 1)
     assert batch is not None
-    assert (batch[0], len(batch[1])) == (ends[2], 3), "a frame that is larger than the batch still goes"
+    assert (batch.end, batch.request_count) == (ends[2], 3), "a frame that is larger than the batch still goes"
     index.shipped("w0", ends[3], 0.0)
     assert index.next_batch("w0", 7) is None
 
@@ -136,6 +137,28 @@ def test_a_request_settled_by_two_feeds_is_shipped_twice_and_counted_once(tmp_pa
     index = index_of(tmp_path, {"w0": [event("r")], "w1": [event("r")]})
     assert index.unshipped_count == 2
     assert len(index.unshipped_of("acct1", {})) == 1
+
+
+def test_an_event_of_several_requests_ends_each_of_them_and_counts_as_so_many(tmp_path: Path) -> None:
+    alike = ["6-b", "7-c"]
+    records = [intent("5-a"), intent("6-b"), intent("7-c"), intent("8-d"), event("5-a", units=2, alike=alike)]
+    index = index_of(tmp_path, {"w0": records, "w1": [event("6-b", units=2)]})
+    assert [request.grant.rid for request in index.open_of("acct1")] == ["8-d"]
+    assert index.ended_of("acct1") == {rid: {"api": 2} for rid in ("5-a", "6-b", "7-c")}
+    assert index.unshipped_count == 4
+    found = index.unshipped_of("acct1", {})
+    assert [(one.rid, one.admitted_at_ms, one.meters[0].quantity) for one in found] == [
+        ("5-a", 5, 2), ("6-b", 6, 2), ("7-c", 7, 2)
+    ]  # fmt: skip
+    behind = {"w1": index.position("w1")}
+    assert {one.rid for one in index.unshipped_of("acct1", behind)} == {"5-a", "7-c"}, "the ledger has one of them"
+
+
+def test_a_batch_counts_requests_not_events(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"w0": [event("1-a", alike=["2-b", "3-c"]), event("4-d", alike=["5-e"])]})
+    batch = index.next_batch("w0", 4)
+    assert batch is not None
+    assert (batch.request_count, len(batch.events)) == (3, 1)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -155,7 +178,7 @@ def test_a_restart_from_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path
     index.catch_up(0.0)
     for name in "abc":
         if (batch := index.next_batch(name, 2)) is not None and random_.random() < 0.5:
-            index.shipped(name, batch[0], 0.0)
+            index.shipped(name, batch.end, 0.0)
     successor = Index(tmp_path)
     successor.restore(index.checkpoint(), 0.0)
     for spool, one in steps[cut:]:

@@ -52,8 +52,8 @@ class Gateway:
         index.catch_up(now())
         for spool in index.spools:
             while (batch := index.next_batch(spool, 100)) is not None:
-                index.shipped(spool, batch[0], now())
-                state.cursors[spool] = batch[0]
+                index.shipped(spool, batch.end, now())
+                state.cursors[spool] = batch.end
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from farebox_plugin.measure.body import BodyMeter, Reading, Wants
 from farebox_plugin.measure.expression import UNITS_MAX
 from farebox_plugin.measure.providers import Usage
-from farebox_plugin.measure.quantity import Facts, body_wants, dimensions, meters_on, quantities
+from farebox_plugin.measure.quantity import Facts, body_wants, dimensions, quantities
 from farebox_plugin.terms import FIRST_ESTIMATE
 
 TOKENS = {"requests": 1, "input": "usage.inputTokens", "output": "usage.outputTokens", "total": "usage.totalTokens"}
@@ -82,15 +82,6 @@ def test_a_broken_expression_charges_the_hold_and_is_flagged() -> None:
         {"m": 7},
         ("estimated", "invalid_expression"),
     )
-
-
-@pytest.mark.parametrize(
-    ("status", "ranges", "expected"),
-    [(200, ((200, 299),), True), (299, ((200, 299),), True), (300, ((200, 299),), False), (199, ((200, 299),), False),
-     (404, ((200, 299), (404, 404)), True), (0, ((200, 299),), False), (200, (), False)],
-)  # fmt: skip
-def test_a_status_is_billable_within_its_ranges(status: int, ranges, expected: bool) -> None:
-    assert meters_on(status, ranges) is expected
 
 
 def test_dimensions_are_short_texts_and_unknown_ones_are_left_out() -> None:

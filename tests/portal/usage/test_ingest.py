@@ -225,6 +225,21 @@ def test_rows_and_cursor_are_committed_together_or_not_at_all(ledger: Ledger) ->
     assert (ledger.rows(), ledger.hours(), ledger.put_aside(), ledger.cursors()) == ([], {}, [], {})
 
 
+def test_an_event_of_several_requests_is_a_row_for_each_of_them(ledger: Ledger) -> None:
+    event = an_event(ledger.subscription, "first", api_requests=1, tokens=7)
+    an_hour_later = to_ms(NOW) + HOUR_MS
+    event.alike.extend([f"{to_ms(NOW):x}-2", f"{an_hour_later:x}-3"])
+    assert ledger.apply(a_batch(event)) == (3, 0, 0)
+    assert ledger.apply(a_batch(event)) == (0, 3, 0)
+    assert ledger.apply(a_batch(an_event(ledger.subscription, f"{to_ms(NOW):x}-2", tokens=9), end=200)) == (0, 1, 0)
+    rids = sorted(["first", *event.alike])
+    assert ledger.rows() == sorted((rid, *used) for rid in rids for used in (("api_requests", 1), ("tokens", 7)))
+    hour_ms = to_ms(NOW) // HOUR_MS * HOUR_MS
+    assert ledger.hours() == ledger.hours_of_rows()
+    assert ledger.hours()[ledger.subscription.id, "tokens", hour_ms] == 14
+    assert ledger.hours()[ledger.subscription.id, "tokens", hour_ms + HOUR_MS] == 7
+
+
 def broken_events(good: UsageEvent, stranger: str) -> dict[str, UsageEvent]:
     """Each is a good event with one thing wrong, by the reason that must be given."""
 
@@ -237,6 +252,11 @@ def broken_events(good: UsageEvent, stranger: str) -> dict[str, UsageEvent]:
     def using(quantity: int, meter: str = "api_requests") -> UsageEvent:
         event = but()
         event.meters[0].quantity, event.meters[0].meter = quantity, meter
+        return event
+
+    def several(rid: str) -> UsageEvent:
+        event = but()
+        event.alike.extend([f"{to_ms(NOW):x}-1", rid])
         return event
 
     tagged = but()
@@ -253,6 +273,11 @@ def broken_events(good: UsageEvent, stranger: str) -> dict[str, UsageEvent]:
         "name empty or too long": using(1, meter=""),
         "name empty or too long ": but(rid="r" * 300),
         "text with a NUL": but(key_id="a\0b"),
+        "impossible instant of admission    ": several(""),
+        "impossible instant of admission  ": several("no time"),
+        "impossible instant of admission   ": several("ffffffffffffffff-1"),
+        "name empty or too long  ": several(f"{to_ms(NOW):x}-" + "1" * 300),
+        "text with a NUL  ": several(f"{to_ms(NOW):x}-\0"),
         "text with a NUL ": tagged,
     }
 
