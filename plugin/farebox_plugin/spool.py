@@ -30,6 +30,7 @@ import errno
 import math
 import os
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -109,7 +110,7 @@ def segments(directory: Path) -> dict[str, list[tuple[int, Path]]]:
 
 
 class SpoolWriter:
-    """Appends to one spool. Not thread-safe: it belongs to one event loop.
+    """Appends to one spool. Not thread-safe: it belongs to one event loop (`sync` may be called by any thread).
 
     What is over must be written even when the disk is full; what has not begun can be refused. So some space is kept by
     a file of its own (the ballast) that gives way when it is needed; from then on, as beyond `budget_bytes` of spools
@@ -135,6 +136,7 @@ class SpoolWriter:
         self._base = 0
         self._size = 0
         self._dirty = False
+        self._syncing = threading.Lock()  # held over whatever must not meet a file that is closed or exchanged
         directory.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
 
@@ -184,27 +186,47 @@ class SpoolWriter:
     def sync(self) -> None:
         """Force what was written to the disk (blocking)."""
         if self._dirty:
-            self._dirty = False
-            os.fdatasync(self._file) if hasattr(os, "fdatasync") else os.fsync(self._file)
+            with self._syncing:
+                self._dirty = False
+                if self._file >= 0:  # else it was closed meanwhile, and that has synced it
+                    os.fdatasync(self._file) if hasattr(os, "fdatasync") else os.fsync(self._file)
 
     async def keep_synced(self, failed: Callable[[OSError], None]) -> None:
         """Group commit, for as long as the task runs.
 
         After a failed sync the kernel may have dropped the pages: `failed` must stop admissions.
         """
-        while True:
-            await asyncio.sleep(SYNC_INTERVAL_S)
-            if self._dirty:
+        loop = asyncio.get_running_loop()
+        fault: asyncio.Future[OSError] = loop.create_future()
+        is_over = threading.Event()
+
+        def found(error: OSError) -> None:
+            if not fault.done():
+                fault.set_result(error)
+
+        # A thread of its own that sleeps by itself. To hand each sync to a pool, and its end back to the loop, costs
+        # 3 us a request in passing the interpreter's lock to and fro.
+        def sync_now_and_then() -> None:
+            while not is_over.is_set():
+                time.sleep(SYNC_INTERVAL_S)
                 try:
-                    await asyncio.to_thread(self.sync)
-                except OSError as fault:
-                    failed(fault)
+                    self.sync()
+                except OSError as error:
+                    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+                        loop.call_soon_threadsafe(found, error)
                     return
+
+        threading.Thread(target=sync_now_and_then, name="spool-sync", daemon=True).start()
+        try:
+            failed(await fault)
+        finally:
+            is_over.set()
 
     def close(self) -> None:
         self.sync()
-        os.close(self._file)
-        self._file = -1  # the number may soon be another file's
+        with self._syncing:
+            os.close(self._file)
+            self._file = -1  # the number may soon be another file's
         self._ballast.unlink(missing_ok=True)
 
     def _has_ballast(self) -> bool:
@@ -244,10 +266,11 @@ class SpoolWriter:
         return opened
 
     def _rotate(self) -> None:
-        os.fsync(self._file)
-        os.close(self._file)
-        self._base, self._size, self._dirty = self._base + self._size, 0, False
-        self._file = self._open()
+        with self._syncing:
+            os.fsync(self._file)
+            os.close(self._file)
+            self._base, self._size, self._dirty = self._base + self._size, 0, False
+            self._file = self._open()
 
 
 class SpoolReader:

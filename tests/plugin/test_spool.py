@@ -1,18 +1,22 @@
+import asyncio
 import errno
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farebox_plugin import spool
 from farebox_plugin.spool import (
     ALLOWED,
     CLOSED,
     INTENT,
+    SYNC_INTERVAL_S,
     SpoolDamaged,
     SpoolFull,
     SpoolReader,
@@ -245,3 +249,76 @@ def test_a_closed_spool_takes_nothing_and_writes_into_nobody_elses_file(tmp_path
         writer.append(TURN)
     os.close(other)
     assert (tmp_path / "other").read_bytes() == b""
+
+
+async def test_what_was_written_is_soon_forced_to_the_disk_and_what_was_not_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    writer = SpoolWriter(tmp_path, "w0")
+    keeping = asyncio.create_task(writer.keep_synced(pytest.fail))
+    await asyncio.sleep(5 * SYNC_INTERVAL_S)
+    assert synced == []
+    for turn in (1, 2):
+        writer.append(TURN)
+        async with asyncio.timeout(5):
+            while len(synced) < turn:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    await asyncio.sleep(2 * SYNC_INTERVAL_S)
+    writer.append(TURN)
+    await asyncio.sleep(5 * SYNC_INTERVAL_S)
+    assert len(synced) == 2, "the task is over"
+    writer.close()
+
+
+async def test_a_disk_that_does_not_sync_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    writer = SpoolWriter(tmp_path, "w0")
+    monkeypatch.setattr(os, "fdatasync", broken)
+    told: list[OSError] = []
+    writer.append(TURN)
+    async with asyncio.timeout(5):
+        await writer.keep_synced(told.append)
+    assert [fault.errno for fault in told] == [errno.EIO]
+    monkeypatch.undo()
+    writer.close()
+
+
+async def test_syncing_never_meets_a_segment_that_is_exchanged_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "SYNC_INTERVAL_S", 0.0)
+    told: list[OSError] = []
+    writer = SpoolWriter(tmp_path, "w0", segment_bytes=100)
+    synced, closed = [-1], []
+    sync_file, close = os.fdatasync, os.close
+
+    def slow(number: int) -> None:
+        synced[0] = number
+        time.sleep(0.002)  # long enough for the loop to want another segment
+        sync_file(number)
+        synced[0] = -1
+
+    def closing(number: int) -> None:
+        closed.append(number == synced[0])
+        close(number)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    monkeypatch.setattr(os, "close", closing)
+    keeping = asyncio.create_task(writer.keep_synced(told.append))
+    met = 0
+    for _ in range(60):
+        met += synced[0] >= 0
+        writer.append(TURN)
+        await asyncio.sleep(0.001)
+    writer.close()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    assert (told, any(closed)) == ([], False)
+    assert met, "no append came while a sync was under way"
+    assert len(segments(tmp_path)["w0"]) > 10
