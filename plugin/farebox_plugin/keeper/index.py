@@ -65,6 +65,14 @@ class Ended:
     sources: tuple[tuple[str, int], ...]  # the frames that say so: (spool, position behind it)
 
 
+class _Ends(NamedTuple):
+    """Requests of one account that ended alike; those that came again stand in a later one too."""
+
+    account: str
+    rids: Collection[str]
+    ended: Ended
+
+
 class Unshipped(NamedTuple):
     """The usage in one frame."""
 
@@ -83,8 +91,9 @@ class Index:
         self._from: dict[str, int] = {}  # below this position only unshipped usage is news (after a restart)
         self._shipped: dict[str, int] = {}
         self._open: dict[str, dict[str, OpenRequest]] = {}
+        self._ended: dict[tuple[str, str], Ended] = {}
+        self._ends: deque[_Ends] = deque()  # the same, in the order of their reading
         # In the order of their reading. Not dicts: one that is emptied from its front gets slower.
-        self._ended: OrderedDict[tuple[str, str], Ended] = OrderedDict()
         # account, rid, spool -> when that was read, and whether a rebuild may have held it
         self._given_up: OrderedDict[tuple[str, str, str], tuple[float, bool]] = OrderedDict()
         self._early_holds: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
@@ -126,7 +135,12 @@ class Index:
 
     def ended_since(self, at: float) -> list[tuple[str, str, Mapping[str, int]]]:
         """(rid, account, quantities) of the requests whose end was read since."""
-        return [(rid, account, ended.quantities) for (account, rid), ended in self._ended.items() if ended.at >= at]
+        return [
+            (rid, each.account, each.ended.quantities)
+            for each in self._ends
+            if each.ended.at >= at
+            for rid in each.rids
+        ]
 
     def given_up_since(self, at: float, *, rebuilt: bool) -> list[tuple[str, str, str]]:
         """(rid, account, spool) of the requests whose worker refused them or gave up on them.
@@ -142,7 +156,7 @@ class Index:
 
     def ended_of(self, account: str) -> dict[str, Mapping[str, int]]:
         """rid -> quantities of the account's requests that ended a moment ago."""
-        return {rid: ended.quantities for (of, rid), ended in self._ended.items() if of == account}
+        return {rid: each.ended.quantities for each in self._ends if each.account == account for rid in each.rids}
 
     def take_touched(self) -> list[str]:
         """The accounts in use since the last time this was asked."""
@@ -231,11 +245,10 @@ class Index:
             if at >= before:
                 break
             del self._early_holds[early]
-        while self._ended:
-            key, ended = next(iter(self._ended.items()))
-            if ended.at >= before:
-                return
-            del self._ended[key]
+        while self._ends and self._ends[0].ended.at < before:
+            account, rids, _ = self._ends.popleft()
+            for rid in rids:
+                self._ended.pop((account, rid), None)
 
     def forget_spool(self, spool: str, at: float) -> None:
         """Its files are gone."""
@@ -264,9 +277,7 @@ class Index:
                  each.hold, each.claims]
                 for each in self.open_requests()
             ],
-            "ended": [
-                [account, rid, ended.quantities, ended.sources] for (account, rid), ended in self._ended.items()
-            ],
+            "ends": [[account, rids, ended.quantities, ended.sources] for account, rids, ended in self._ends],
             "given_up": list(self._given_up),
         }  # fmt: skip
 
@@ -281,15 +292,16 @@ class Index:
         for *identity, hold, claims in document["open"]:
             grant = Grant(*identity)
             self._open.setdefault(grant.account, {})[grant.rid] = OpenRequest(grant, hold, at, dict(claims), True)
-        for account, rid, quantities, sources in document["ended"]:
-            self._ended[(account, rid)] = Ended(at, quantities, tuple((spool, end) for spool, end in sources))
+        for account, rids, quantities, sources in document["ends"]:
+            ended = Ended(at, quantities, tuple((spool, end) for spool, end in sources))
+            self._ends.append(_Ends(account, rids, ended))
+            self._ended.update(((account, rid), ended) for rid in rids)
         for account, rid, spool in document["given_up"]:
             self._given_up[(account, rid, spool)] = (at, True)
 
     def _take(self, spool: str, frame: Frame, at: float) -> None:
         is_known = frame.end <= self._from.get(spool, 0)
         is_shipped = frame.end <= self._shipped.get(spool, 0)
-        source = (spool, frame.end)
         bodies: list[bytes] = []
         request_count = 0
         by_account: dict[str, list[bytes]] = {}
@@ -310,13 +322,8 @@ class Index:
             used = tuple([(meter.meter, meter.quantity) for meter in event.meters])
             ended = alike.get(used)
             if ended is None:
-                ended = alike[used] = Ended(at, dict(used), (source,))
-            for rid in rids:
-                before = self._ended.get((account, rid))
-                if before is not None:
-                    self._ended[(account, rid)] = replace(before, sources=(*before.sources, source))
-                else:
-                    self._end(account, rid, ended)
+                ended = alike[used] = Ended(at, dict(used), ((spool, frame.end),))
+            self._end(account, rids, ended)
         if bodies:
             unshipped = Unshipped(frame.end, request_count, bodies, by_account.keys())
             self._frames.setdefault(spool, deque()).append(unshipped)
@@ -328,9 +335,7 @@ class Index:
         account, *fields = record.fields()
         self.touched.add(account)
         if record.kind == VOID:
-            for rid in fields:
-                if (account, rid) not in self._ended:
-                    self._end(account, rid, Ended(at, {}, ()))
+            self._end(account, fields, Ended(at, {}, ()))
             return
         requests = self._open.setdefault(account, {})
         if record.kind == INTENT:
@@ -359,12 +364,14 @@ class Index:
     def _intended(self, requests: dict[str, OpenRequest], spool: str, grant: Grant, hold: str, at: float) -> None:
         found = requests.get(grant.rid)
         if found is None:
-            requests[grant.rid] = found = OpenRequest(grant, hold, at, is_rebuilt=self._is_new)
-        elif not found.is_allowed:
-            found.hold = hold
-        found.claims.setdefault(spool, False)
-        self._given_up.pop((grant.account, grant.rid, spool), None)  # it was asked again, and may let it in this time
-        if (early := self._early_holds.pop((grant.account, grant.rid), None)) is not None:
+            requests[grant.rid] = found = OpenRequest(grant, hold, at, {spool: False}, self._is_new)
+        else:
+            if not found.is_allowed:
+                found.hold = hold
+            found.claims.setdefault(spool, False)
+        if self._given_up:  # it is asked again, and may be let in this time
+            self._given_up.pop((grant.account, grant.rid, spool), None)
+        if self._early_holds and (early := self._early_holds.pop((grant.account, grant.rid), None)) is not None:
             found.hold = early[1]
 
     def _closed(self, requests: dict[str, OpenRequest], spool: str, request: OpenRequest, at: float) -> None:
@@ -376,13 +383,24 @@ class Index:
         if not request.claims:
             del requests[request.grant.rid]
 
-    def _end(self, account: str, rid: str, ended: Ended) -> None:
-        requests = self._open.get(account)
-        if requests is not None:
-            requests.pop(rid, None)
-            if not requests:
-                del self._open[account]
-        self._ended[(account, rid)] = ended
+    def _end(self, account: str, rids: Collection[str], ended: Ended) -> None:
+        """These are over. What was over before stays so, and has one more source that says so."""
+        requests = self._open.get(account, {})
+        new: list[str] = []
+        for rid in rids:
+            key = account, rid
+            before = self._ended.get(key)
+            if before is None:
+                self._ended[key] = ended
+                requests.pop(rid, None)
+                new.append(rid)
+            elif ended.sources:
+                self._ended[key] = again = replace(before, sources=(*before.sources, *ended.sources))
+                self._ends.append(_Ends(account, (rid,), again))
+        if new:
+            self._ends.append(_Ends(account, new, ended))
+        if not requests:
+            self._open.pop(account, None)
 
     def _forget_unshipped(self, account: str, spool: str, end: int) -> None:
         by_spool = self._unshipped.get(account)
