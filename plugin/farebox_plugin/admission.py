@@ -12,10 +12,10 @@ tombstone then keeps the delayed script from bringing it back. Nothing is ever r
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import structlog
 
@@ -28,6 +28,7 @@ from farebox_plugin.scripts import ADMIT
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import ALLOWED, CLOSED, HELD, INTENT, SpoolFull, SpoolWriter, record
 from farebox_plugin.terms import FOREVER_MS, Hold, Terms, held_by_meter, hold_for
+from farebox_plugin.transport import UnaryReply
 
 log = structlog.get_logger()
 
@@ -58,36 +59,24 @@ class Refused:
 Decision = Admitted | Refused
 
 
-class Waiter(Protocol):
-    """One Check that wants the answer."""
-
-    @property
-    def is_abandoned(self) -> bool: ...
-
-    def done(self, decision: Decision) -> None: ...
-
-
 @dataclass(slots=True)
 class Ticket:
-    """One request on its way through admission."""
+    """One request on its way through admission. `answered` is told what was decided, once, for all who wait."""
 
     call: Call
     terms: Terms
     hold: Hold
-    waiting: list[Waiter]
+    waiting: list[UnaryReply]
+    answered: Callable[["Ticket", Decision], None]
     attempts: int = 0
 
     @property
     def is_abandoned(self) -> bool:
         """Nobody waits for the answer any more."""
-        for waiter in self.waiting:  # noqa: SIM110 - all() over a generator costs 0.7 us more, twice a request
-            if not waiter.is_abandoned:
+        for reply in self.waiting:  # noqa: SIM110 - all() over a generator costs 0.7 us more, twice a request
+            if not reply.is_abandoned:
                 return False
         return True
-
-    def answer(self, decision: Decision) -> None:
-        for waiter in self.waiting:
-            waiter.done(decision)
 
 
 def unavailable(detail: str = "Usage cannot be metered at the moment.") -> Refusal:
@@ -116,21 +105,21 @@ class Admission:
         self._timeout_s = timeout_s
         self._turn: list[Ticket] = []
         self._pending: dict[str, Ticket] = {}  # by rid
-        self._let_in: Recent[str, int] = Recent(LET_IN_REMEMBERED)  # rid -> answers on their way
+        # rid -> answers that let it in, on their way; of those that have more than one. Hardly any has.
+        self._let_in: Recent[str, int] = Recent(LET_IN_REMEMBERED)
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts: Tally[str] = Tally()
 
     def submit(self, ticket: Ticket) -> None:
-        """Decide with everything else that comes in this turn; every waiter is answered exactly once, later.
+        """Decide with everything else that comes in this turn; it is answered exactly once, later.
 
-        A Check that Envoy repeats while the first one is on its way is one request with two waiters.
+        A Check that Envoy repeats while the first one is on its way is one request for which two wait.
         """
-        known = self._pending.get(ticket.call.rid)
-        if known is not None:
+        known = self._pending.setdefault(ticket.call.rid, ticket)
+        if known is ticket:
+            self._enqueue(ticket)
+        else:
             known.waiting += ticket.waiting
-            return
-        self._pending[ticket.call.rid] = ticket
-        self._enqueue(ticket)
 
     def _enqueue(self, ticket: Ticket) -> None:
         self._turn.append(ticket)
@@ -210,28 +199,32 @@ class Admission:
         answers: list[tuple[Ticket, Decision]] = []
         taken_back: list[Ticket] = []
         for group, flat in zip(groups, results, strict=True):
-            terms = group[0].terms
+            account = group[0].terms.account
             allowed, closed = [], []
-            for ticket, result in zip(group, _results(terms, flat), strict=True):
-                if result.code in (-3, -4) and ticket.attempts < ATTEMPTS_MAX:
-                    self._spawn(self._try_again(ticket, is_loaded=result.code == -3))
-                    continue
+            for ticket, result in zip(group, _results(group[0].terms, flat), strict=True):
                 decision = _decision(ticket, result)
-                if isinstance(decision, Admitted) and ticket.is_abandoned:  # Envoy will not let it in any more
-                    decision = Refused(unavailable())
+                code, _, _, hold = result
                 if isinstance(decision, Admitted):
-                    if result.hold:
-                        records.append(record(HELD, terms.account, result.hold.decode(), ticket.call.rid))
-                    allowed.append(ticket.call.rid)
-                else:
-                    closed.append(ticket.call.rid)
-                    if decision.refusal.code == "metering_unavailable":
-                        taken_back.append(ticket)
+                    if not ticket.is_abandoned:
+                        if hold:
+                            records.append(record(HELD, account, hold.decode(), ticket.call.rid))
+                        if code == 3 or len(ticket.waiting) > 1:
+                            self._count_answers(ticket, is_first=code != 3)
+                        allowed.append(ticket.call.rid)
+                        answers.append((ticket, decision))
+                        continue
+                    decision = Refused(unavailable())  # Envoy will not let it in any more
+                elif code in (-3, -4) and ticket.attempts < ATTEMPTS_MAX:
+                    self._spawn(self._try_again(ticket, is_loaded=code == -3))
+                    continue
+                closed.append(ticket.call.rid)
+                if decision.refusal.code == "metering_unavailable":
+                    taken_back.append(ticket)
                 answers.append((ticket, decision))
             if allowed:
-                records.append(record(ALLOWED, terms.account, *allowed))
+                records.append(record(ALLOWED, account, *allowed))
             if closed:
-                records.append(record(CLOSED, terms.account, *closed))
+                records.append(record(CLOSED, account, *closed))
         if records:
             try:
                 self._spool.append(records)
@@ -277,6 +270,7 @@ class Admission:
             return batch
         for ticket in passing:
             self.counts["let_pass_without_store"] += 1
+            self._count_answers(ticket, is_first=ticket.call.rid not in self._let_in)
             self._settlements.distrust(ticket.terms.account)
             self._answer(ticket, Admitted(ticket.terms, [], 0, ticket.hold.units))
         passed = set(map(id, passing))
@@ -334,21 +328,24 @@ class Admission:
             self._answer(ticket, decision)
 
     def _answer(self, ticket: Ticket, decision: Decision) -> None:
+        self._pending.pop(ticket.call.rid, None)
+        ticket.answered(ticket, decision)
+
+    def _count_answers(self, ticket: Ticket, *, is_first: bool) -> None:
+        """Note that this request is told more than once that it may pass."""
         rid = ticket.call.rid
-        self._pending.pop(rid, None)
-        if isinstance(decision, Admitted):
-            self._let_in[rid] = (self._let_in.pop(rid) or 0) + len(ticket.waiting)
-        ticket.answer(decision)
+        before = 0 if is_first else self._let_in.get(rid) or 1
+        self._let_in[rid] = before + len(ticket.waiting)
 
     def unread(self, rid: str, account: str) -> None:
         """An answer that let this request in was not read any more: its client left just then, or Envoy gave up.
 
         If it was the only one, nobody was let in. (Envoy may have asked twice, and have read the other answer.)
         """
-        answers = self._let_in.pop(rid) or 0
-        if answers > 1:
-            self._let_in[rid] = answers - 1
-        elif answers == 1:
+        others = (self._let_in.pop(rid) or 1) - 1
+        if others:
+            self._let_in[rid] = others
+        else:
             self.counts["unread"] += 1
             self._close([(rid, account)])
 
@@ -371,44 +368,40 @@ def _counters_of(ticket: Ticket) -> str:
     return layout.counters(ticket.terms.account)
 
 
-class _Result(NamedTuple):
-    """What the script says of one request (scripts/admit.lua)."""
-
-    code: int
-    detail: int
-    committed: list[int]  # units of each of the terms' counters
-    hold: bytes  # where units may be held in part
+# What the script says of one request (scripts/admit.lua): code, detail, units of each of the terms' counters, and the
+# hold where units may be held in part.
+_Result = tuple[int, int, list[int], bytes]
 
 
-def _results(terms: Terms, flat: Reply) -> Iterator[_Result]:
+def _results(terms: Terms, flat: Reply) -> list[_Result]:
     """A group's results, one by one."""
     n = len(terms.counters)
-    has_holds = any(counter.is_divisible for counter in terms.counters)
-    stride = 3 + n if has_holds else 2 + n
-    for at in range(0, len(flat), stride):
-        behind = at + 2 + n
-        yield _Result(flat[at], flat[at + 1], flat[at + 2 : behind], flat[behind] if has_holds else b"")
+    if terms.is_divisible:
+        places = range(0, len(flat), 3 + n)
+        return [(flat[at], flat[at + 1], flat[at + 2 : at + 2 + n], flat[at + 2 + n]) for at in places]
+    return [(flat[at], flat[at + 1], flat[at + 2 : at + 2 + n], b"") for at in range(0, len(flat), 2 + n)]
 
 
 def _decision(ticket: Ticket, result: _Result) -> Decision:
     """The script's result in our words."""
     terms = ticket.terms
-    if result.code > 0:
-        held = held_by_meter(result.hold.decode()) if result.hold else ticket.hold.units
-        return Admitted(terms, result.committed, result.detail, held)
-    if result.code == -1:
-        refusal = _over_limit(ticket, result)
-        return Refused(refusal, terms, result.committed if refusal.meter is not None else None)
-    if result.code == -2:
-        waits_s = max(ceil(result.detail / 1_000_000), 1)
+    code, detail, committed, hold = result
+    if code > 0:
+        return Admitted(terms, committed, detail, held_by_meter(hold.decode()) if hold else ticket.hold.units)
+    if code == -1:
+        refusal = _over_limit(ticket, detail, committed)
+        return Refused(refusal, terms, committed if refusal.meter is not None else None)
+    if code == -2:
+        waits_s = max(ceil(detail / 1_000_000), 1)
         refusal = Refusal("rate_limited", "The plan's rate limit is reached.", retry_after_s=waits_s)
         return Refused(refusal, terms)
     # -3, -4: not settled in several attempts; -5: voided meanwhile; -6: came too late.
     return Refused(unavailable(), terms)
 
 
-def _over_limit(ticket: Ticket, result: _Result) -> Refusal:
-    counter = ticket.terms.counters[result.detail - 1]
+def _over_limit(ticket: Ticket, place: int, committed: list[int]) -> Refusal:
+    """`place`: of the counter that is full, from 1."""
+    counter = ticket.terms.counters[place - 1]
     if counter.meter == layout.OPEN_REQUEST:
         reason = f"The plan allows {counter.limit} requests at the same time."
         return Refusal("rate_limited", reason, retry_after_s=1)
@@ -418,7 +411,7 @@ def _over_limit(ticket: Ticket, result: _Result) -> Refusal:
         f"The plan's limit of {counter.quota} {counter.meter} is used up.",
         meter=counter.meter,
         limit=counter.quota,
-        used=result.committed[result.detail - 1],
+        used=committed[place - 1],
         resets_at_ms=counter.resets_at_ms,
         retry_after_s=max(ceil(waits_ms / 1000), 1) if counter.resets_at_ms < FOREVER_MS else None,
     )

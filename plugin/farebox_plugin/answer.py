@@ -47,9 +47,24 @@ PROBLEMS = {
 _UNAUTHENTICATED, _PERMISSION_DENIED, _RESOURCE_EXHAUSTED, _UNAVAILABLE, _INTERNAL = 16, 7, 8, 14, 13
 
 
-def allowed_prefix(terms: Terms) -> bytes:
-    """The part of an allowed answer that all requests under the same terms share."""
-    return _words(terms).prefix
+def allowed(call: Call, terms: Terms, committed: list[int], rate_left: int | None, held: Mapping[str, int]) -> bytes:
+    """An admitted request's answer. `held`: for ext_proc, should the body tell no usage.
+
+    Everything that settling needs travels as one text, the grant: each field of a Struct is a message in a message,
+    and Envoy's feeds bring back one for each request. The few bytes that are the request's own are put together by
+    hand, which costs a fifth of filling a CheckResponse; a test compares the two.
+    """
+    words = _words(terms)
+    text = f"{call.rid} {words.grant}"
+    if held:
+        text += " " + ",".join(f"{meter}={units}" for meter, units in held.items() if meter != layout.OPEN_REQUEST)
+    grant = text.encode()
+    parts = [words.prefix, _before_grant(len(grant)), grant]
+    if words.rate_limit_policy:
+        rate_limit = _rate_limit(terms, words.limits, committed, rate_left, call.admitted_at_ms).encode()
+        if rate_limit:
+            parts += (_before_rate_limit(len(rate_limit)), rate_limit, _APPEND_OVERWRITE)
+    return b"".join(parts)
 
 
 class _Limit(NamedTuple):
@@ -70,8 +85,7 @@ class _Words(NamedTuple):
 
 
 def _words(terms: Terms) -> _Words:
-    # Kept with the terms, and gone with them.
-    if not terms.kept:
+    if not terms.kept:  # with the terms, and gone with them
         limits = [
             _Limit(at, each.quota, each.resets_at_ms) for at, each in enumerate(terms.counters) if each.quota >= 0
         ]
@@ -99,23 +113,6 @@ def _prefix(terms: Terms) -> bytes:
     return response.SerializeToString()
 
 
-def allowed_suffix(rid: str, terms: Terms, rate_limit: str | None, held: Mapping[str, int] | None = None) -> bytes:
-    """The part of an allowed answer that is the request's own. `held`: for ext_proc, should the body tell no usage.
-
-    Everything that settling needs travels as one text, the grant: each field of a Struct is a message in a message,
-    and Envoy's feeds bring back one for each request. The few bytes are put together by hand, which costs a fifth of
-    filling a CheckResponse; a test compares the two.
-    """
-    text = f"{rid} {_words(terms).grant}"
-    if held:
-        text += " " + ",".join(f"{meter}={units}" for meter, units in held.items() if meter != layout.OPEN_REQUEST)
-    grant = text.encode()
-    if not rate_limit:
-        return _before_grant(len(grant)) + grant
-    value = rate_limit.encode()
-    return _before_grant(len(grant)) + grant + _before_rate_limit(len(value)) + value + _APPEND_OVERWRITE
-
-
 # The bytes around a text of ours depend on its length alone, and texts are about as long as each other.
 @lru_cache(maxsize=4096)
 def _before_grant(size: int) -> bytes:
@@ -139,7 +136,7 @@ _RATE_LIMIT_NAME = field(_FIRST, b"RateLimit")
 
 
 def read_grant(metadata: Struct | None) -> Grant | None:
-    """What `allowed_*` put into the metadata, as a feed brings it back; None for a request that was not let through."""
+    """What `allowed` put into the metadata, as a feed brings it back; None for a request that was not let through."""
     text = grant_text(metadata)
     return parse_grant(text) if text else None
 
@@ -192,23 +189,31 @@ def rate_limit_headers(terms: Terms, committed: list[int], rate_left: int | None
 
     Structured fields (RFC 9651). Source: draft-ietf-httpapi-ratelimit-headers.
     """
-    _, _, policy, limits = _words(terms)
-    if not policy:
+    words = _words(terms)
+    if not words.rate_limit_policy:
         return None
+    return words.rate_limit_policy, _rate_limit(terms, words.limits, committed, rate_left, at_ms)
+
+
+def _rate_limit(
+    terms: Terms, limits: tuple[_Limit, ...], committed: list[int], rate_left: int | None, at_ms: int
+) -> str:
+    """What is left: of the tightest quota, and of the rate."""
     value = ""
     if limits and committed:
         left, counter = limits[0].quota - committed[limits[0].place], limits[0]
         for limit in limits[1:]:
             if limit.quota - committed[limit.place] < left:
                 left, counter = limit.quota - committed[limit.place], limit
-        value = f'"quota";r={max(left, 0)}'
+        value = f'"quota";r={left if left > 0 else 0}'
         if counter.resets_at_ms < FOREVER_MS:
-            value += f";t={max(-((at_ms - counter.resets_at_ms) // 1000), 0)}"
+            waits_s = -((at_ms - counter.resets_at_ms) // 1000)
+            value += f";t={waits_s if waits_s > 0 else 0}"
     if terms.emission_us and rate_left is not None:
         full_in_s = -((rate_left * terms.emission_us - terms.tolerance_us) // 1_000_000)
         rate = f'"rate";r={max(rate_left, 0)};t={max(full_in_s, 0)}'
         value = f"{value}, {rate}" if value else rate
-    return policy, value
+    return value
 
 
 def _rate_limit_policy(terms: Terms) -> str:

@@ -13,21 +13,13 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from farebox.v1.digest import digest, is_well_formed
-from farebox_plugin.admission import (
-    DECIDE_WITHIN_S,
-    Admission,
-    Admitted,
-    Decision,
-    Refused,
-    Ticket,
-    unavailable,
-)
-from farebox_plugin.answer import allowed_prefix, allowed_suffix, denied, rate_limit_headers
+from farebox_plugin.admission import DECIDE_WITHIN_S, Admission, Decision, Refused, Ticket, unavailable
+from farebox_plugin.answer import allowed, denied, rate_limit_headers
 from farebox_plugin.call import NOT_VALID, read_call
 from farebox_plugin.directory import Directory
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.link import StoreFault
-from farebox_plugin.records import Call, Refusal, Unavailable
+from farebox_plugin.records import NOTHING, Call, Refusal, Unavailable
 from farebox_plugin.terms import Terms, hold_for
 from farebox_plugin.transport import INVALID_ARGUMENT, UnaryReply
 
@@ -67,46 +59,51 @@ class Authz:
         if call.api_key is None:
             self._refuse(call, _credential_refusal(call), reply)
             return
-        found = self._look(call, call.api_key)
+        key_digest = digest(call.api_key, self._pepper)
+        found = self._directory.find_terms(key_digest, call.policy, call.admitted_at_ms) or self._look(call, key_digest)
         if found is None:
-            task = asyncio.ensure_future(self._look_up(call, call.api_key, reply))
+            task = asyncio.ensure_future(self._look_up(call, key_digest, reply))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
             self._proceed(call, found, reply)
 
-    def _look(self, call: Call, api_key: str) -> Terms | Refusal | None:
+    def _look(self, call: Call, key_digest: str) -> Terms | Refusal | None:
         """What memory knows about this call; None: something has to be asked first."""
+        directory = self._directory
         try:
-            policy = self._directory.find_policy(call.policy)
+            policy = directory.find_policy(call.policy)
         except LookupError:
             return Refusal("policy_unknown", f"The route names the policy '{call.policy}', which does not exist.")
-        record = self._directory.find_key(digest(api_key, self._pepper))
+        record = directory.find_key(key_digest)
         if record is None:
             # The checksum spares the store a question about every typo and every scanner's guess.
-            return None if is_well_formed(api_key) else Refusal("invalid_api_key", NOT_VALID)
+            is_possible = call.api_key is not None and is_well_formed(call.api_key)
+            return None if is_possible else Refusal("invalid_api_key", NOT_VALID)
         if isinstance(record, Refusal):
             return record
-        entry = self._directory.find_account(record.account_id)
+        entry = directory.find_account(record.account_id)
         if entry is None or policy is None:
             return None
-        return self._directory.terms_of(entry, record.key_id, policy, call.admitted_at_ms)
+        found = directory.terms_of(entry, record.key_id, policy, call.admitted_at_ms)
+        if isinstance(found, Terms):
+            directory.keep_found(key_digest, entry, policy, found)
+        return found
 
-    async def _look_up(self, call: Call, api_key: str, reply: UnaryReply) -> None:
+    async def _look_up(self, call: Call, key_digest: str, reply: UnaryReply) -> None:
         """Fetch what memory lacks, then go on as if it had been there."""
         found: Terms | Refusal | None = None
         try:
             async with asyncio.timeout(DECIDE_WITHIN_S):
                 for _ in range(LOOKUPS_MAX):
-                    await self._fetch_missing(call, digest(api_key, self._pepper))
-                    found = self._look(call, api_key)
+                    await self._fetch_missing(call, key_digest)
+                    found = self._look(call, key_digest)
                     if found is not None:
                         break
         except (Unavailable, TimeoutError):
             self.counts["lookup_unavailable"] += 1
             policy = self._directory.known_policy(call.policy)
             if policy is not None and policy.allow_on_store_failure:
-                key_digest = digest(api_key, self._pepper)
                 found = self._directory.terms_before_loss(key_digest, policy, call.admitted_at_ms)
         except StoreFault as fault:
             log.error("lookup_refused", reason=str(fault))
@@ -135,49 +132,29 @@ class Authz:
             self._refuse(call, found, reply)
             return
         hold = found.fixed_hold or hold_for(found, call.max_tokens, self._recent.of(found.policy.key))
-        self._admission.submit(Ticket(call, found, hold, [_Check(self, call, reply)]))
+        self._admission.submit(Ticket(call, found, hold, [reply], self.answer))
 
-    def answer(self, call: Call, decision: Decision, reply: UnaryReply) -> None:
-        """Tell Envoy what was decided."""
+    def answer(self, ticket: Ticket, decision: Decision) -> None:
+        """Tell Envoy what was decided, once for each time it asked."""
+        call = ticket.call
         if isinstance(decision, Refused):
             headers = None
             if decision.terms is not None and decision.committed:
                 headers = rate_limit_headers(decision.terms, decision.committed, None, call.admitted_at_ms)
-            self._refuse(call, decision.refusal, reply, headers)
+            for reply in ticket.waiting:
+                self._refuse(call, decision.refusal, reply, headers)
             return
-        assert isinstance(decision, Admitted)
-        self.counts["allowed"] += 1
-        headers = rate_limit_headers(decision.terms, decision.committed, decision.rate_left, call.admitted_at_ms)
-        to_ext_proc = decision.held if decision.terms.policy.settled_by_body else None
-        reply.send(
-            allowed_prefix(decision.terms)
-            + allowed_suffix(call.rid, decision.terms, headers[1] if headers else None, to_ext_proc),
-            partial(self._admission.unread, call.rid, decision.terms.account),  # no more: it is kept for a while
-        )
+        terms, committed, rate_left, held = decision
+        message = allowed(call, terms, committed, rate_left, held if terms.policy.settled_by_body else NOTHING)
+        for reply in ticket.waiting:
+            self.counts["allowed"] += 1
+            reply.send(message, partial(self._admission.unread, call.rid, terms.account))  # no more: it is kept a while
 
     def _refuse(self, call: Call, refusal: Refusal, reply: UnaryReply, headers: tuple[str, str] | None = None) -> None:
         self.counts[refusal.code] += 1
         policy = self._directory.known_policy(call.policy)
         status = policy.status_codes.get(refusal.code) if policy is not None else None
         reply.send(denied(call, refusal, status, self._public_url, headers))
-
-
-class _Check:
-    """One Check that waits for its decision."""
-
-    __slots__ = ("_authz", "_call", "_reply")
-
-    def __init__(self, authz: Authz, call: Call, reply: UnaryReply) -> None:
-        self._authz = authz
-        self._call = call
-        self._reply = reply
-
-    @property
-    def is_abandoned(self) -> bool:
-        return self._reply.is_abandoned
-
-    def done(self, decision: Decision) -> None:
-        self._authz.answer(self._call, decision, self._reply)
 
 
 def _credential_refusal(call: Call) -> Refusal:

@@ -1,10 +1,14 @@
 """Envoy's CheckRequest -> Call."""
 
+import re
+
 from farebox.v1 import digest
 from farebox.v1.envoy_authz_pb2 import CheckRequest
 from farebox.v1.rid import make_rid
 from farebox_plugin.records import Call
 
+# What nearly all say; whatever differs from it goes the long way.
+_USUAL = re.compile(f"Bearer ({digest.PATTERN.pattern})")
 NOT_VALID = "The API key is not valid or was revoked."
 
 
@@ -16,14 +20,8 @@ def read_call(message: bytes) -> Call:
     headers = http.headers
     admitted_at_ms = time.seconds * 1000 + time.nanos // 1_000_000
     api_key, fault = credential(headers.get("authorization"), headers.get("x-api-key"))
-    return Call(
-        rid=make_rid(admitted_at_ms, http.id),
-        admitted_at_ms=admitted_at_ms,
-        policy=attributes.context_extensions.get("farebox.policy") or "default",
-        api_key=api_key,
-        key_fault=fault,
-        attributes=attributes,
-    )
+    policy = attributes.context_extensions.get("farebox.policy") or "default"
+    return Call(make_rid(admitted_at_ms, http.id), admitted_at_ms, policy, api_key, fault, attributes)
 
 
 def credential(authorization: str | None, x_api_key: str | None) -> tuple[str | None, str | None]:
@@ -32,6 +30,8 @@ def credential(authorization: str | None, x_api_key: str | None) -> tuple[str | 
     Envoy joins repeated headers with a comma, and no key contains one: a comma means somebody sent several, and which
     of them a proxy on the way looked at is anybody's guess.
     """
+    if x_api_key is None and authorization is not None and (usual := _USUAL.fullmatch(authorization)) is not None:
+        return usual[1], None
     bearer = None
     if authorization is not None:
         scheme, _, rest = authorization.partition(" ")

@@ -192,14 +192,15 @@ class Settlements:
             return
         done: dict[str, list[str]] = {}
         unloaded: dict[str, list[_Item]] = {}
-        for group, results in zip(groups, reply, strict=True):
-            account = group.account
-            if results[0] == -4:  # as of all of them
-                unloaded.setdefault(account, []).append(group)
+        for group, still_owned in zip(groups, reply, strict=True):
+            if still_owned == -4:
+                unloaded.setdefault(group.account, []).append(group)
                 continue
-            finished = group.rids if 2 not in results else _those_not_owned(group.rids, results)
+            finished = (
+                [rid for at, rid in enumerate(group.rids, 1) if at not in still_owned] if still_owned else group.rids
+            )
             if finished:
-                done.setdefault(account, []).extend(finished)
+                done.setdefault(group.account, []).extend(finished)
         if done:
             self._tombstones.append((asyncio.get_running_loop().time() + TOMBSTONE_S, done))
             if not self._is_sweeping:
@@ -235,11 +236,6 @@ class Settlements:
 
 def _counters_of(item: _Item) -> str:
     return layout.counters(item.account)
-
-
-def _those_not_owned(rids: Sequence[str], results: Sequence[int]) -> list[str]:
-    """Those that no other worker owns too: nothing of ours is left of them but a tombstone."""
-    return [rid for rid, result in zip(rids, results, strict=True) if result != 2]
 
 
 def _used(quantities: Mapping[str, int]) -> _Used:

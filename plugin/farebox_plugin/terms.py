@@ -144,6 +144,10 @@ class Terms:
     valid_until_ms: int
     fixed_hold: Hold | None = None  # of every request alike, where nothing is measured
     kept: list[Any] = field(default_factory=list)  # what every answer under them has in common (answer.py)
+    is_divisible: bool = field(init=False)  # whether less than asked for may be held on a counter
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_divisible", any(counter.is_divisible for counter in self.counters))
 
     def holds_at(self, instant_ms: int) -> bool:
         return self.valid_from_ms <= instant_ms < self.valid_until_ms

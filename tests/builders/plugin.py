@@ -26,7 +26,7 @@ from farebox_plugin.link import Link
 from farebox_plugin.records import Call
 from farebox_plugin.settlement import Settlements
 from farebox_plugin.spool import SpoolReader, SpoolWriter, segments
-from farebox_plugin.terms import Terms, hold_for
+from farebox_plugin.terms import Hold, Terms, hold_for
 from rig.valkey import Valkey, ValkeyCluster
 
 DAY_MS = 86_400_000
@@ -195,17 +195,29 @@ async def a_part(
 
 @dataclass
 class Asker:
-    """Who waits for a decision, as Authz does; it may have gone meanwhile."""
+    """Who waits for a decision, and wants it as it is, not in Envoy's words; it may have gone meanwhile."""
 
-    answer: Callable[[Decision], None]
+    done: Callable[[Decision], None]
     has_left: Callable[[], bool] = lambda: False
 
     @property
     def is_abandoned(self) -> bool:
         return self.has_left()
 
-    def done(self, decision: Decision) -> None:
-        self.answer(decision)
+    def send(self, message: bytes, unread: object = None) -> None:
+        raise AssertionError("it is told by a_ticket's `answered`")
+
+    def fail(self, status: int, detail: str) -> None:
+        raise AssertionError(detail)
+
+
+def a_ticket(call: Call, terms: Terms, hold: Hold, *askers: Asker) -> Ticket:
+    def answered(ticket: Ticket, decision: Decision) -> None:
+        for each in ticket.waiting:
+            assert isinstance(each, Asker)
+            each.done(decision)
+
+    return Ticket(call, terms, hold, [*askers], answered)
 
 
 async def ask(
@@ -221,8 +233,8 @@ async def ask(
     assert isinstance(terms, Terms)
     answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
     looks = count()  # the peer is still there at the first look, when the question is sent
-    waiter = Asker(answer.set_result, lambda: abandoned and next(looks) > 0)
-    part.admission.submit(Ticket(call, terms, hold_for(terms, None, {}), [waiter]))
+    asker = Asker(answer.set_result, lambda: abandoned and next(looks) > 0)
+    part.admission.submit(a_ticket(call, terms, hold_for(terms, None, {}), asker))
     return await answer
 
 

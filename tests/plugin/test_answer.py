@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from builders.plugin import DAY_MS, a_check, a_policy, an_account, now_ms
 from farebox.v1.envoy_authz_pb2 import AttributeContext, CheckResponse
-from farebox_plugin.answer import PROBLEMS, allowed_prefix, allowed_suffix, denied, rate_limit_headers, read_grant
+from farebox_plugin.answer import (
+    _APPEND_OVERWRITE,
+    PROBLEMS,
+    _before_grant,
+    _before_rate_limit,
+    _words,
+    allowed,
+    denied,
+    rate_limit_headers,
+    read_grant,
+)
 from farebox_plugin.call import read_call
 from farebox_plugin.directory import read_account, read_policy
 from farebox_plugin.records import Grant, Refusal
@@ -29,7 +39,7 @@ def headers(options: Any) -> dict[str, str]:
 
 
 def test_an_allowed_answer_is_one_valid_message_with_identity_credential_removal_and_metadata() -> None:
-    answer = allowed_prefix(some_terms()) + allowed_suffix("rid1", some_terms(), '"quota";r=9', {"tokens": 5})
+    answer = allowed(CALL._replace(rid="rid1"), some_terms(limit=10), [1], 0, {"tokens": 5})
     response = CheckResponse.FromString(answer)
     assert response.status.code == 0
     ok = response.ok_response
@@ -43,30 +53,46 @@ def test_an_allowed_answer_is_one_valid_message_with_identity_credential_removal
         "overwrite: a client's own copy must not stay beside ours"
     )
     assert set(ok.headers_to_remove) == {"authorization", "x-api-key"}
-    assert headers(ok.response_headers_to_add)["RateLimit"] == '"quota";r=9'
+    assert headers(ok.response_headers_to_add)["RateLimit"].startswith('"quota";r=9;t=')
     assert read_grant(response.dynamic_metadata) == Grant("rid1", "acct1", "sub1", "key1", "default", {"tokens": 5})
 
 
 @given(
     rid=st.text("0123456789abcdef-", min_size=1, max_size=300),
-    rate_limit=st.none() | st.text(st.characters(codec="utf-8"), min_size=1, max_size=300),
+    limits=st.fixed_dictionaries({"limit": st.integers(-1, 10**18)}, optional={"rate": st.just((5, 1000))}),
+    committed=st.integers(0, 10**18),
     held=st.dictionaries(st.text("abc_", min_size=1, max_size=9), st.integers(0, 1 << 53), max_size=30),
 )
 def test_the_bytes_put_together_by_hand_are_those_of_the_message(
-    rid: str, rate_limit: str | None, held: dict[str, int]
+    rid: str, limits: dict[str, Any], committed: int, held: dict[str, int]
 ) -> None:
-    expected = CheckResponse()
+    made = some_terms(hard=limits["limit"] >= 0, **limits)
+    call = CALL._replace(rid=rid)
+    answer = allowed(call, made, [committed], 2, held)
+    expected = CheckResponse.FromString(_words(made).prefix)
     text = f"{rid} acct1 sub1 key1 default" + (
         " " + ",".join(f"{meter}={units}" for meter, units in held.items()) if held else ""
     )
     expected.dynamic_metadata.fields["grant"].string_value = text
-    if rate_limit:
+    told = rate_limit_headers(made, [committed], 2, call.admitted_at_ms)
+    if told is not None:
         option = expected.ok_response.response_headers_to_add.add()
-        option.header.key, option.header.value = "RateLimit", rate_limit
+        option.header.key, option.header.value = "RateLimit", told[1]
         option.append_action = 2
-    answer = allowed_suffix(rid, some_terms(), rate_limit, held)
     assert CheckResponse.FromString(answer) == expected
-    assert len(answer) == expected.ByteSize()
+    assert read_grant(expected.dynamic_metadata) == Grant(rid, "acct1", "sub1", "key1", "default", held)
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 300, 20_000])
+def test_the_bytes_around_a_text_are_those_of_the_message_whatever_its_length(size: int) -> None:
+    text = b"x" * size
+    expected = CheckResponse()
+    expected.dynamic_metadata.fields["grant"].string_value = text.decode()
+    option = expected.ok_response.response_headers_to_add.add()
+    option.header.key, option.header.value, option.append_action = "RateLimit", text.decode(), 2
+    made = _before_grant(size) + text + _before_rate_limit(size) + text + _APPEND_OVERWRITE
+    assert CheckResponse.FromString(made) == expected
+    assert len(made) == expected.ByteSize()
 
 
 def test_metadata_without_our_rid_is_no_grant() -> None:

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from builders.plugin import DAY_MS, START_MS, Asker, Part, a_call_of, a_policy, an_account, settled
+from builders.plugin import DAY_MS, START_MS, Asker, Part, a_call_of, a_policy, a_ticket, an_account, settled
 from farebox.v1.entitlements_pb2 import Account
-from farebox_plugin.admission import Admitted, Decision, Ticket
+from farebox_plugin.admission import Admitted, Decision
 from farebox_plugin.directory import read_policy
 from farebox_plugin.records import Grant, Settlement, Unavailable
 from farebox_plugin.terms import Terms, hold_for
@@ -26,7 +26,7 @@ async def admit(part: Part, stream: int, tokens: int) -> Decision:
     assert isinstance(terms, Terms)
     answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
     hold = hold_for(terms, None, {"tokens": tokens})
-    part.admission.submit(Ticket(call, terms, hold, [Asker(answer.set_result)]))
+    part.admission.submit(a_ticket(call, terms, hold, Asker(answer.set_result)))
     return await answer
 
 

@@ -14,9 +14,10 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+from builders.plugin import Asker, a_ticket
 from farebox.v1.rid import singles
 from farebox.v1.usage_pb2 import UsageEvent
-from farebox_plugin.admission import DECIDE_WITHIN_S, Admission, Refused, Ticket, Waiter, unavailable
+from farebox_plugin.admission import DECIDE_WITHIN_S, Admission, Refused, unavailable
 from farebox_plugin.directory import Directory
 from farebox_plugin.estimates import RecentUse
 from farebox_plugin.keeper.index import Index
@@ -111,7 +112,7 @@ class Worker:
             self.link, spool, self.directory, self.settlements, self._load, name, STORE_TIMEOUT_S
         )
 
-    async def check(self, call: Call, account: str, policy: Policy, waiter: Waiter) -> None:
+    async def check(self, call: Call, account: str, policy: Policy, asker: Asker) -> None:
         """What Authz does when the key and the policy are known."""
         self.process.check()
         entry = self.directory.find_account(account)
@@ -122,13 +123,13 @@ class Worker:
                     if entry is None:
                         entry = self.directory.put_account(await self._load(account))
         except (Unavailable, TimeoutError):
-            waiter.done(Refused(unavailable()))
+            asker.done(Refused(unavailable()))
             return
         terms = self.directory.terms_of(entry, "key1", policy, call.admitted_at_ms)
         if isinstance(terms, Refusal):
-            waiter.done(Refused(terms))
+            asker.done(Refused(terms))
         else:
-            self.admission.submit(Ticket(call, terms, hold_for(terms, None, {}), [waiter]))
+            self.admission.submit(a_ticket(call, terms, hold_for(terms, None, {}), asker))
 
     async def _load(self, account: str) -> bytes:
         """`Loader`: asks the keeper over a socket."""

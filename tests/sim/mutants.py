@@ -61,9 +61,13 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # With the hold left in the place of the tombstone, a repetition has something to apply again.
     "settling twice applies twice": (
-        InScript(settlement, "SETTLE", "= others or tombstone", "= others or hold or tombstone"),
+        InScript(settlement, "SETTLE", "rid, others or tombstone", "rid, others or hold or tombstone"),
     ),
-    "no tombstone": (InScript(settlement, "SETTLE", "'HSET', holds, unpack(writes)", "'HDEL', holds, unpack(rids)"),),
+    "no tombstone": (
+        InScript(
+            settlement, "SETTLE", "'HSET', holds, unpack(writes)", "'HDEL', holds, unpack(ARGV, first + 1, first + m)"
+        ),
+    ),
     "who gives up takes it from the others": (InScript(settlement, "SETTLE", "#others > 0 and", "false and"),),
     "rebuilt from the ledger alone": (
         InCode(

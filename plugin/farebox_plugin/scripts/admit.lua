@@ -10,7 +10,7 @@
 --       Units below zero may be held in part: as many as there is room for, at least one.
 -- Returns {now_ms, results per group}; a group's results are flat, per request: code, detail, committed units of each
 -- counter. Where units may be held in part, the hold stands behind them.
---    1 admitted            2 admitted before (the same rid again)
+--    1 admitted            2 admitted before (the same rid again), by another worker      3 by this one, at least
 --   -1 over a limit: detail = which counter (from 1)     -2 rate limited: detail = microseconds to wait
 --   -3 prepared from another version of the account      -4 this account is not loaded into this server
 --   -5 settled or voided already                         -6 too late: whoever sent this has given up
@@ -49,19 +49,20 @@ local function admit(counters, holds, at)
   local emission, tolerance = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local n = tonumber(ARGV[at + 5])
   local fields, place, units, limit, divisible = { 'gen', 'ver', rate_field }, {}, {}, {}, false
+  local all, room = {}, {}  -- what is held of each counter where nothing is short, and what has to be left for that
   for i = 1, n do
     fields[3 + i] = ARGV[at + 3 + 3 * i]
     place[fields[3 + i]] = i
     units[i], limit[i] = tonumber(ARGV[at + 4 + 3 * i]), tonumber(ARGV[at + 5 + 3 * i])
     if units[i] < 0 then divisible = true end
+    all[i] = math.abs(units[i])
+    room[i] = math.max(all[i], 1)  -- a check that costs nothing still needs room for one: an exhausted meter refuses
   end
   local first = at + 6 + 3 * n
   local m = tonumber(ARGV[first])
-  local rids = {}
-  for j = 1, m do rids[j] = ARGV[first + j] end
 
   local results, filled = {}, 0
-  local committed, more, writes = {}, {}, {}
+  local committed, more, writes, written = {}, {}, {}, 0
   local function answer(code, detail, held_text)
     results[filled + 1], results[filled + 2] = code, detail
     for i = 1, n do results[filled + 2 + i] = committed[i] or 0 end
@@ -77,8 +78,9 @@ local function admit(counters, holds, at)
     for _ = 1, m do answer(late and -6 or -4, 0) end
     return results, first + m + 1
   end
-  local known = {}
-  for j, hold_text in ipairs(redis.call('HMGET', holds, unpack(rids))) do known[rids[j]] = hold_text end
+  local known = redis.call('HMGET', holds, unpack(ARGV, first + 1, first + m))
+  -- rid -> its hold, false for none any more: the same request twice in one group is one request.
+  local decided = {}
   local tat = tonumber(state[3] or 0)
   for i = 1, n do committed[i], more[i] = tonumber(state[3 + i] or 0), 0 end
 
@@ -90,7 +92,7 @@ local function admit(counters, holds, at)
       if i then committed[i] = committed[i] - tonumber(held) end
     end
     redis.call('HDEL', holds, rid)
-    known[rid] = nil
+    decided[rid] = false
   end
 
   local function decide(rid, known_hold)
@@ -99,21 +101,19 @@ local function admit(counters, holds, at)
     if known_hold and mark ~= '?' then
       -- Envoy asked again, elsewhere. Each worker that was asked may give up; the last one gives the hold back.
       local owner, owners, rest = string.match(hold, '^[^;]*'), string.match(known_hold, '^([^;]*)(;.*)$')
-      if not string.find('+' .. owners .. '+', '+' .. owner .. '+', 1, true) then
-        redis.call('HSET', holds, rid, owners .. '+' .. owner .. rest)
-      end
+      if string.find('+' .. owners .. '+', '+' .. owner .. '+', 1, true) then return answer(3, 0, known_hold) end
+      redis.call('HSET', holds, rid, owners .. '+' .. owner .. rest)
       return answer(2, 0, known_hold)
     end
     if known_hold then release_suspect(rid, known_hold) end
     if state[2] ~= version then return answer(-3, 0) end
 
-    local held, is_less = {}, false
+    local held = all
     for i = 1, n do
-      held[i] = math.abs(units[i])
-      -- A check that costs nothing still needs room for one: an exhausted meter refuses.
-      if limit[i] >= 0 and committed[i] + math.max(held[i], 1) > limit[i] then
+      if limit[i] >= 0 and committed[i] + room[i] > limit[i] then
         if units[i] >= 0 or committed[i] >= limit[i] then return answer(-1, i) end
-        held[i], is_less = limit[i] - committed[i], true
+        if held == all then held = { unpack(all) } end
+        held[i] = limit[i] - committed[i]
       end
     end
     local left = 0
@@ -124,16 +124,21 @@ local function admit(counters, holds, at)
       tat = next_tat
       left = math.floor((now_us + tolerance - tat) / emission)
     end
-    local own = is_less and in_part(hold, held) or hold
+    local own = held == all and hold or in_part(hold, held)
     for i = 1, n do committed[i], more[i] = committed[i] + held[i], more[i] + held[i] end
-    writes[#writes + 1] = rid
-    writes[#writes + 1] = own
-    known[rid] = own  -- the same request twice in one group is one request
+    written = written + 2
+    writes[written - 1], writes[written] = rid, own
+    decided[rid] = own
     answer(1, left, own)
   end
 
-  for j = 1, m do decide(rids[j], known[rids[j]]) end
-  if #writes > 0 then
+  for j = 1, m do
+    local rid = ARGV[first + j]
+    local before = decided[rid]
+    if before == nil then before = known[j] end
+    decide(rid, before)
+  end
+  if written > 0 then
     for i = 1, n do
       if more[i] > 0 then redis.call('HINCRBY', counters, fields[3 + i], whole(more[i])) end
     end

@@ -13,7 +13,7 @@ import secrets
 import zlib
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-PATTERN = re.compile(r"fb_(live|test)_[0-9A-Za-z]{36}")
+PATTERN = re.compile(r"fb_(?:live|test)_[0-9A-Za-z]{36}")
 SECRET_LENGTH = 30
 
 

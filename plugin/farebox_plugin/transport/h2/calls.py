@@ -9,6 +9,7 @@ from typing import Protocol
 
 import structlog
 
+from farebox_plugin.recent import Recent
 from farebox_plugin.transport import INTERNAL, MESSAGE_BYTES_MAX, TOO_LATE_S, Opener, Stream, Unary
 from farebox_plugin.transport.h2.frames import ENHANCE_YOUR_CALM, StreamFault
 from farebox_plugin.transport.h2.headers import RESOURCE_EXHAUSTED, UNIMPLEMENTED
@@ -85,15 +86,12 @@ class Owner(Protocol):
     sending: Sending
     unfinished: Budget
     abandoned: int  # calls that are gone for the peer, and that a servicer still works on
+    answered: Recent[int, Callable[[], None]]  # what to call if a reset of this stream crosses its answer
 
     def clock(self) -> float: ...
     def call_soon(self, callback: Callable[[], None]) -> object: ...
     def reset(self, call: "Call", code: int) -> None:
         """RST_STREAM, and `Call.cancel`."""
-        ...
-
-    def answered(self, call: "Call", unread: Callable[[], None]) -> None:
-        """Call `unread` if a reset of this call crosses its answer."""
         ...
 
 
@@ -192,29 +190,39 @@ class UnaryCall(Call):
         return self.is_over or (self._deadline is not None and self._deadline - self._owner.clock() < TOO_LATE_S)
 
     def send(self, message: bytes, unread: Callable[[], None] | None = None) -> None:
-        if not self._may_answer():
+        if not self._is_asked or self.is_over:
+            self._answers_nobody()
             return
+        self._is_asked, self.is_over = False, True
         if unread is not None:
-            self._owner.answered(self, unread)
+            self._owner.answered.new[self.id] = unread
         try:
             self._owner.sending.answer(self, message)
         except StreamFault as fault:
             self._no_room(fault)
 
     def fail(self, status: int, detail: str) -> None:
-        if self._may_answer():
-            self._owner.sending.end(self, status, detail)
+        if not self._is_asked or self.is_over:
+            self._answers_nobody()
+            return
+        self._is_asked, self.is_over = False, True
+        self._owner.sending.end(self, status, detail)
 
-    def _may_answer(self) -> bool:
-        """For the first answer, if anybody is still there to read it."""
-        if not self._is_asked:
-            return False
-        self._is_asked = False
-        if self.is_over:
+    def _answers_nobody(self) -> None:
+        """It was answered before, or nobody is there any more to read it."""
+        if self._is_asked:
+            self._is_asked = False
             self._owner.abandoned -= 1
-            return False
-        self.is_over = True
-        return True
+
+    def take(self, data: bytes, *, ends: bool) -> None:
+        """Nearly always all of the call in one frame: then nothing has to be remembered."""
+        if ends and not self.is_over and self._message is None and self._messages is None:
+            message = whole_message(data)
+            if message is not None:
+                self.is_peer_done = True
+                self._ask(message)
+                return
+        super().take(data, ends=ends)
 
     def _received(self, message: bytes) -> None:
         if self._message is not None:
@@ -225,6 +233,9 @@ class UnaryCall(Call):
         message, self._message = self._message, None
         if message is None:
             raise CallFault(UNIMPLEMENTED, "no message for a unary call")
+        self._ask(message)
+
+    def _ask(self, message: bytes) -> None:
         self._is_asked = True
         try:
             self._handler(message, self)

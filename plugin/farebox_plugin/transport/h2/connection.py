@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._last_id = 0  # the highest stream the peer has opened
         self._final_id = STREAM_ID_MAX  # those above are not served any more
         self._ended_early: Recent[int, bool] = Recent(_ENDED_EARLY_MAX)  # and the peer may not know it yet
-        self._answered: Recent[int, Callable[[], None]] = Recent(_ANSWERED_MAX)
+        self.answered: Recent[int, Callable[[], None]] = Recent(_ANSWERED_MAX)
         self._window = CONNECTION_WINDOW
         self._is_draining = False
         self._is_closed = False
@@ -238,6 +238,7 @@ class Connection(asyncio.Protocol):
         if self._is_closed:
             return
         self._now = self.clock()
+        self.answered.turn()
         buffer = self._rest + data if self._rest else data
         try:
             self._rest = self._read(buffer if self._has_preface else self._read_preface(buffer))
@@ -297,7 +298,10 @@ class Connection(asyncio.Protocol):
         if flags & (PADDED | PRIORITIZED):
             payload = without_padding(flags, payload)
         if flags & END_HEADERS:
-            self._on_block(flags, stream_id, payload)
+            if stream_id > self._last_id:
+                self._open(flags, stream_id, payload)
+            else:
+                self._on_trailers(flags, stream_id, payload)
         else:
             self._block = HeaderBlock(stream_id, flags, payload)
 
@@ -311,13 +315,9 @@ class Connection(asyncio.Protocol):
             raise ConnectionFault(ENHANCE_YOUR_CALM, "the header block does not end")
         if flags & END_HEADERS:
             self._block = None
-            self._on_block(block.flags, stream_id, bytes(block.data))
+            self._on_headers(block.flags & ~(PADDED | PRIORITIZED) | END_HEADERS, stream_id, bytes(block.data))
 
-    def _on_block(self, flags: int, stream_id: int, block: bytes) -> None:
-        """A whole header block: of a new call, or the trailers of one."""
-        if stream_id > self._last_id:
-            self._open(flags, stream_id, block)
-            return
+    def _on_trailers(self, flags: int, stream_id: int, block: bytes) -> None:
         call = self._known(stream_id, PROTOCOL_ERROR)  # "stream ids must grow" (5.1.1)
         fields = self._headers.fields(block)
         if call is None:
@@ -422,9 +422,6 @@ class Connection(asyncio.Protocol):
         if self._calls.get(call.id) is call:
             self._reset(call.id, code)
 
-    def answered(self, call: Call, unread: Callable[[], None]) -> None:
-        self._answered[call.id] = unread
-
     def _remember(self, stream_id: int) -> None:
         self._ended_early[stream_id] = True
 
@@ -437,7 +434,7 @@ class Connection(asyncio.Protocol):
         self._check_not_idle(stream_id)
         self._ended_early.pop(stream_id)
         call = self._calls.pop(stream_id, None)
-        unread = self._answered.pop(stream_id)
+        unread = self.answered.pop(stream_id)
         if call is not None:
             call.cancel()
             self._close_if_drained()
