@@ -44,7 +44,6 @@ class _Found(NamedTuple):
 
     terms: Terms
     entry: AccountEntry
-    policies: dict[str, Policy]
     until: float  # believed for so long
 
 
@@ -108,7 +107,7 @@ class Directory:
         found = key.found.get(policy_key) if key is not None else None
         if (
             found is not None
-            and found.policies is self._policies
+            # It is another one when the account has changed, and gone when the policies have.
             and self._accounts.get(found.terms.account) is found.entry
             and found.terms.valid_from_ms <= at_ms < found.terms.valid_until_ms
             and asyncio.get_running_loop().time() <= found.until
@@ -220,9 +219,9 @@ class Directory:
     def keep_found(self, digest: str, entry: AccountEntry, policy: Policy, terms: Terms) -> None:
         """For `find_terms`."""
         key = self._keys.get(digest)
-        if key is not None and self._policies is not None:
+        if key is not None:
             until = min(key.expires_at, entry.expires_at, self._policies_expire_at)
-            key.found[policy.key] = _Found(terms, entry, self._policies, until)
+            key.found[policy.key] = _Found(terms, entry, until)
 
     def terms_of(self, entry: AccountEntry, key_id: str, policy: Policy, at_ms: int) -> Terms | Refusal:
         """The terms of a call, made once for each key and policy until something about them changes."""

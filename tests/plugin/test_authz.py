@@ -4,12 +4,13 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
 from builders.plugin import Part, a_check, a_policy, an_account, now_ms, settled
 from farebox.v1 import layout
-from farebox.v1.digest import new_api_key
+from farebox.v1.digest import digest, new_api_key
 from farebox.v1.envoy_authz_pb2 import CheckResponse
 from farebox_plugin.answer import read_grant
 from farebox_plugin.authz import Authz
@@ -159,6 +160,61 @@ async def test_a_changed_policy_acts_on_the_next_request(part: Part, authz: Auth
     await check(authz, a_check(key))
     assert await part.counter() == {"api_requests": 10}
     assert refusal(await check(authz, a_check(key))) == (403, "quota_exceeded")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda part, key_digest: part.directory.invalidated([layout.api_key(key_digest).encode()]),
+        lambda part, key_digest: part.directory.invalidated([layout.account("acct1").encode()]),
+        lambda part, key_digest: part.directory.invalidated([layout.POLICIES.encode()]),
+        lambda part, key_digest: part.directory.invalidated(None),
+        lambda part, key_digest: part.directory.put_account(an_account().SerializeToString()),
+        lambda part, key_digest: part.directory.forget_account("acct1"),
+    ],
+    ids=["the key changed", "the account changed", "the policies changed", "all may have", "read anew", "forgotten"],
+)
+async def test_terms_are_found_in_one_look_until_what_they_stand_on_changes(
+    part: Part, authz: Authz, change: Callable[[Part, str], None]
+) -> None:
+    key = await part.publish(an_account())
+    key_digest = digest(key)
+    assert part.directory.find_terms(key_digest, "default", now_ms()) is None
+    await check(authz, a_check(key))
+    assert part.directory.find_terms(key_digest, "default", now_ms()) is not None
+    assert part.directory.find_terms(key_digest, "another", now_ms()) is None
+    assert part.directory.find_terms(digest(new_api_key("test")), "default", now_ms()) is None
+    change(part, key_digest)
+    assert part.directory.find_terms(key_digest, "default", now_ms()) is None
+
+
+async def test_terms_are_found_in_one_look_for_no_longer_than_they_are_true_or_believed(
+    part: Part, authz: Authz, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await part.publish(an_account())
+    key_digest = digest(key)
+    await check(authz, a_check(key))
+    found = part.directory.find_terms(key_digest, "default", now_ms())
+    assert found is not None
+    for instant_ms, is_found in (
+        (found.valid_from_ms - 1, False), (found.valid_from_ms, True),
+        (found.valid_until_ms - 1, True), (found.valid_until_ms, False),
+    ):  # fmt: skip
+        assert (part.directory.find_terms(key_digest, "default", instant_ms) is not None) is is_found
+    key_entry = part.directory._keys.get(key_digest)
+    assert key_entry is not None
+    until = key_entry.found["default"].until
+    account = part.directory.find_account("acct1")
+    assert account is not None
+    assert until == min(key_entry.expires_at, account.expires_at, part.directory._policies_expire_at)
+    loop = asyncio.get_running_loop()
+    for ahead_s, is_found in ((-0.1, True), (0.1, False)):
+        clock = SimpleNamespace(time=lambda at=until + ahead_s: at)
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio, "get_running_loop", lambda clock=clock: clock)
+            looked_up = part.directory.find_terms(key_digest, "default", now_ms())
+        assert (looked_up is not None) is is_found
+    assert asyncio.get_running_loop() is loop
 
 
 async def test_the_expiry_of_a_key_acts_to_the_millisecond(part: Part, authz: Authz) -> None:
