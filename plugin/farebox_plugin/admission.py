@@ -309,7 +309,7 @@ class Admission:
             fresh = self._directory.terms_of(entry, ticket.terms.key, ticket.terms.policy, call.admitted_at_ms)
             if isinstance(fresh, Terms):
                 # The new terms may count on other counters; what was estimated stays as it was.
-                ticket.terms, ticket.hold = fresh, hold_for(fresh, call.max_tokens, ticket.hold.units)
+                ticket.terms, ticket.hold = fresh, hold_for(fresh, call.max_tokens(), ticket.hold.units)
                 self._enqueue(ticket)
                 return
         except (Unavailable, TimeoutError):

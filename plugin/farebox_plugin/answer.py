@@ -19,7 +19,7 @@ from google.protobuf.struct_pb2 import Struct
 from farebox.v1 import layout
 from farebox.v1.envoy_authz_pb2 import CheckResponse, HeaderValue, HeaderValueOption
 from farebox_plugin.encode import field, number_tag, tag, varint
-from farebox_plugin.records import Call, Grant, Refusal
+from farebox_plugin.records import Asked, Call, Grant, Refusal
 from farebox_plugin.terms import FOREVER_MS, Terms
 
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"  # where Envoy keeps what we answer, whatever the filter is called
@@ -163,12 +163,13 @@ def denied(
     """A refusal as an RFC 9457 problem. `status` overrides the code's own (a policy's `statusCodes`)."""
     http_status = status or PROBLEMS[refusal.code][0]
     assert 400 <= http_status <= 599, "a denial with another status lets the request through"
+    asked = call.asked()
     response = CheckResponse()
     grpc_status = _grpc_status(refusal.code, http_status)
     response.status.code = grpc_status
     body = response.error_response if refusal.code == "metering_unavailable" else response.denied_response
     body.status.code = http_status
-    body.body = _problem(call, refusal, http_status, public_url).decode()
+    body.body = _problem(asked, refusal, http_status, public_url).decode()
     _set(body.headers.add(), "content-type", PROBLEM_TYPE)
     if http_status == 401:
         challenge = 'Bearer realm="api"' + ("" if refusal.code == "missing_api_key" else ', error="invalid_token"')
@@ -178,7 +179,7 @@ def denied(
     if rate_limit is not None:
         _set(body.headers.add(), "RateLimit-Policy", rate_limit[0])
         _set(body.headers.add(), "RateLimit", rate_limit[1])
-    if call.is_grpc:
+    if asked.is_grpc:
         # Without it a gRPC client reads a 429 as UNAVAILABLE, which it retries at once.
         _set(body.headers.add(), "grpc-status", str(grpc_status))
     return response.SerializeToString()
@@ -229,14 +230,14 @@ def _rate_limit_policy(terms: Terms) -> str:
     return ", ".join(entries)
 
 
-def _problem(call: Call, refusal: Refusal, status: int, public_url: str) -> bytes:
+def _problem(asked: Asked, refusal: Refusal, status: int, public_url: str) -> bytes:
     resets_at_ms = refusal.resets_at_ms
     return problem(
         refusal.code,
         refusal.detail,
         status,
-        instance=call.path,
-        requestId=call.request_id,
+        instance=asked.path,
+        requestId=asked.request_id,
         meter=refusal.meter,
         limit=refusal.limit,
         used=refusal.used,

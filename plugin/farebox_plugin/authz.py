@@ -85,10 +85,7 @@ class Authz:
         entry = directory.find_account(record.account_id)
         if entry is None or policy is None:
             return None
-        found = directory.terms_of(entry, record.key_id, policy, call.admitted_at_ms)
-        if isinstance(found, Terms):
-            directory.keep_found(key_digest, entry, policy, found)
-        return found
+        return directory.terms_of(entry, record.key_id, policy, call.admitted_at_ms)
 
     async def _look_up(self, call: Call, key_digest: str, reply: UnaryReply) -> None:
         """Fetch what memory lacks, then go on as if it had been there."""
@@ -131,7 +128,10 @@ class Authz:
         if isinstance(found, Refusal):
             self._refuse(call, found, reply)
             return
-        hold = found.fixed_hold or hold_for(found, call.max_tokens, self._recent.of(found.policy.key))
+        hold = found.fixed_hold
+        if hold is None:
+            max_tokens = call.max_tokens() if found.policy.reserves_max_tokens else None
+            hold = hold_for(found, max_tokens, self._recent.of(found.policy.key))
         self._admission.submit(Ticket(call, found, hold, [reply], self.answer))
 
     def answer(self, ticket: Ticket, decision: Decision) -> None:

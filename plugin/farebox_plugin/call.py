@@ -21,7 +21,7 @@ def read_call(message: bytes) -> Call:
     admitted_at_ms = time.seconds * 1000 + time.nanos // 1_000_000
     api_key, fault = credential(headers.get("authorization"), headers.get("x-api-key"))
     policy = attributes.context_extensions.get("farebox.policy") or "default"
-    return Call(make_rid(admitted_at_ms, http.id), admitted_at_ms, policy, api_key, fault, attributes)
+    return Call(make_rid(admitted_at_ms, http.id), admitted_at_ms, policy, api_key, fault, message)
 
 
 def credential(authorization: str | None, x_api_key: str | None) -> tuple[str | None, str | None]:

@@ -15,7 +15,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 from farebox.v1 import entitlements_pb2, layout
 from farebox_plugin.link import Link
@@ -39,22 +39,7 @@ class AccountEntry:
     terms: dict[tuple[str, str], Terms] = field(default_factory=dict)
 
 
-class _Found(NamedTuple):
-    """The terms that a key was held to last under a policy, and what they stand on."""
-
-    terms: Terms
-    entry: AccountEntry
-    until: float  # believed for so long
-
-
-@dataclass(slots=True)
-class KeyEntry:
-    owner: KeyOwner | None  # None: it is nobody's
-    expires_at: float
-    found: dict[str, _Found] = field(default_factory=dict)  # by policy
-
-
-_Keys = Recent[str, KeyEntry]  # by digest
+_Keys = Recent[str, tuple[float, KeyOwner | None]]  # digest -> believed until, whose it is
 _Accounts = Recent[str, AccountEntry]
 
 
@@ -99,38 +84,36 @@ class Directory:
                 self.forget_account(key[len("fb:{") : -len("}:e")])
 
     def find_terms(self, digest: str, policy_key: str, at_ms: int) -> Terms | None:
-        """What this key was held to last under this policy, if nothing has changed since; None: look closer (`find_*`).
+        """What this key is held to under this policy, if all of it is known already; None: look closer (`find_*`).
 
-        Nearly every request is answered here: one look instead of one at each thing that the terms stand on.
+        Nearly every request is answered here, in one step instead of one for each thing that terms stand on.
         """
-        key = self._keys.get(digest)
-        found = key.found.get(policy_key) if key is not None else None
-        if (
-            found is not None
-            # It is another one when the account has changed, and gone when the policies have.
-            and self._accounts.get(found.terms.account) is found.entry
-            and found.terms.valid_from_ms <= at_ms < found.terms.valid_until_ms
-            and asyncio.get_running_loop().time() <= found.until
-        ):
-            return found.terms
-        return None
+        now = asyncio.get_running_loop().time()
+        believed_until, owner = self._keys.get(digest) or (0.0, None)
+        if owner is None or believed_until < now or self._policies is None or self._policies_expire_at < now:
+            return None
+        entry = self._accounts.get(owner.account_id)
+        if entry is None or entry.expires_at < now:
+            return None
+        made = entry.terms.get((owner.key_id, policy_key))
+        return made if made is not None and made.holds_at(at_ms) else None
 
     def find_key(self, digest: str) -> KeyOwner | Refusal | None:
         """Whose key this is; a refusal if it is nobody's; None if that has to be asked (`load_key`)."""
         entry = self._keys.get(digest)
         if entry is None:
             return None
-        if entry.expires_at < asyncio.get_running_loop().time() and not (
-            entry.owner is not None and self._link.is_away(layout.api_key(digest))
+        if entry[0] < asyncio.get_running_loop().time() and not (
+            entry[1] is not None and self._link.is_away(layout.api_key(digest))
         ):
             return None
-        return entry.owner or Refusal("invalid_api_key", "The API key is not valid or was revoked.")
+        return entry[1] or Refusal("invalid_api_key", "The API key is not valid or was revoked.")
 
     async def load_key(self, digest: str) -> None:
         """Raises Unavailable, also when the directory is not complete."""
         record, expires_at = await self._watched(layout.api_key(digest), self._read_key(digest))
         found = None if record is None else _read_owner(entitlements_pb2.KeyRecord.FromString(record))
-        self._keys[digest] = KeyEntry(found, expires_at)
+        self._keys[digest] = (expires_at, found)
 
     async def _read_key(self, digest: str) -> bytes | None:
         key = layout.api_key(digest)
@@ -139,8 +122,7 @@ class Directory:
     def terms_before_loss(self, digest: str, policy: Policy, at_ms: int) -> Terms | Refusal | None:
         """For policies that let requests pass while the store is away: the terms as they stood when it went away."""
         memory = self._before_loss
-        key = memory.keys.get(digest)
-        record = key.owner if key is not None else None
+        _, record = memory.keys.get(digest) or (0.0, None)
         entry = memory.accounts.get(record.account_id) if record is not None else None
         if record is None or entry is None or memory.until < asyncio.get_running_loop().time():
             return None
@@ -215,13 +197,6 @@ class Directory:
 
     def forget_account(self, account_id: str) -> None:
         self._accounts.pop(account_id)
-
-    def keep_found(self, digest: str, entry: AccountEntry, policy: Policy, terms: Terms) -> None:
-        """For `find_terms`."""
-        key = self._keys.get(digest)
-        if key is not None:
-            until = min(key.expires_at, entry.expires_at, self._policies_expire_at)
-            key.found[policy.key] = _Found(terms, entry, until)
 
     def terms_of(self, entry: AccountEntry, key_id: str, policy: Policy, at_ms: int) -> Terms | Refusal:
         """The terms of a call, made once for each key and policy until something about them changes."""

@@ -18,6 +18,7 @@ from farebox_plugin.records import Refusal
 FOREVER_MS = 1 << 62
 # A size meter's hold when nothing is known yet about its use; recent use takes over from the first response on.
 FIRST_ESTIMATE = 1
+MAX_TOKENS = "request.maxTokens"  # a reserve: as many as the request allows
 SEEN_WHILE_IT_PASSES = ("response.bytes", "usage.outputTokens", "usage.totalTokens")
 
 
@@ -84,6 +85,8 @@ class Policy:
 
     # What every request is charged alike; None: something is measured, or labelled.
     fixed: Mapping[str, int] | None = field(init=False)
+    # Whether a hold depends on what the request's body says of its answer.
+    reserves_max_tokens: bool = field(init=False)
     # Whether a quantity stands in the response itself: ext_proc settles, and the access log only backs it up.
     settled_by_body: bool = field(init=False)
 
@@ -93,6 +96,7 @@ class Policy:
         fixed = {meter: rule for meter, rule in self.meters.items() if isinstance(rule, int)}
         is_fixed = len(fixed) == len(self.meters) and not self.dimensions
         object.__setattr__(self, "fixed", fixed if is_fixed else None)
+        object.__setattr__(self, "reserves_max_tokens", MAX_TOKENS in self.reserve.values())
         object.__setattr__(self, "settled_by_body", by_body or self.cut_off)
 
     def is_billable(self, status: int) -> bool:
@@ -280,7 +284,7 @@ def _units_to_hold(terms: Terms, max_tokens: int | None, recent: Mapping[str, in
             held[meter] = rule
             continue
         reserve = terms.policy.reserve.get(meter, "")
-        if reserve == "request.maxTokens" and max_tokens is not None:
+        if reserve == MAX_TOKENS and max_tokens is not None:
             held[meter] = max_tokens
         elif reserve.isdigit():
             held[meter] = int(reserve)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.plugin import DAY_MS, a_check, a_policy, an_account, now_ms
-from farebox.v1.envoy_authz_pb2 import AttributeContext, CheckResponse
+from farebox.v1.envoy_authz_pb2 import AttributeContext, CheckRequest, CheckResponse
 from farebox_plugin.answer import (
     _APPEND_OVERWRITE,
     PROBLEMS,
@@ -148,7 +148,8 @@ def test_a_quota_problem_says_meter_limit_used_reset_and_where_to_upgrade() -> N
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_no_path_or_request_id_can_break_out_of_the_problem(path: str, request_id: str) -> None:
     http = AttributeContext.HttpRequest(path=path, headers={"x-request-id": request_id})
-    call = CALL._replace(attributes=AttributeContext(request=AttributeContext.Request(http=http)))
+    asked = CheckRequest(attributes=AttributeContext(request=AttributeContext.Request(http=http)))
+    call = CALL._replace(message=asked.SerializeToString())
     response = CheckResponse.FromString(denied(call, Refusal("not_entitled", "no"), None, "", None))
     problem = json.loads(response.denied_response.body)
     assert (problem["instance"], problem.get("requestId", "")) == (path.partition("?")[0], request_id)

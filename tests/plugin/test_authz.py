@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 
@@ -188,9 +187,7 @@ async def test_terms_are_found_in_one_look_until_what_they_stand_on_changes(
     assert part.directory.find_terms(key_digest, "default", now_ms()) is None
 
 
-async def test_terms_are_found_in_one_look_for_no_longer_than_they_are_true_or_believed(
-    part: Part, authz: Authz, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_terms_are_found_in_one_look_while_they_are_true(part: Part, authz: Authz) -> None:
     key = await part.publish(an_account())
     key_digest = digest(key)
     await check(authz, a_check(key))
@@ -201,20 +198,30 @@ async def test_terms_are_found_in_one_look_for_no_longer_than_they_are_true_or_b
         (found.valid_until_ms - 1, True), (found.valid_until_ms, False),
     ):  # fmt: skip
         assert (part.directory.find_terms(key_digest, "default", instant_ms) is not None) is is_found
-    key_entry = part.directory._keys.get(key_digest)
-    assert key_entry is not None
-    until = key_entry.found["default"].until
-    account = part.directory.find_account("acct1")
+
+
+@pytest.mark.parametrize("outdated", ["the key", "the account", "the policies"])
+async def test_what_terms_stand_on_is_believed_for_its_time(part: Part, authz: Authz, outdated: str) -> None:
+    key = await part.publish(an_account())
+    key_digest, directory = digest(key), part.directory
+    await check(authz, a_check(key))
+    account, (_, owner) = directory.find_account("acct1"), directory._keys.get(key_digest) or (0.0, None)
     assert account is not None
-    assert until == min(key_entry.expires_at, account.expires_at, part.directory._policies_expire_at)
-    loop = asyncio.get_running_loop()
-    for ahead_s, is_found in ((-0.1, True), (0.1, False)):
-        clock = SimpleNamespace(time=lambda at=until + ahead_s: at)
-        with monkeypatch.context() as patched:
-            patched.setattr(asyncio, "get_running_loop", lambda clock=clock: clock)
-            looked_up = part.directory.find_terms(key_digest, "default", now_ms())
-        assert (looked_up is not None) is is_found
-    assert asyncio.get_running_loop() is loop
+
+    def believe(what: str, until: float) -> None:
+        if what == "the key":
+            directory._keys[key_digest] = (until, owner)
+        elif what == "the account":
+            account.expires_at = until
+        else:
+            directory._policies_expire_at = until
+
+    now = asyncio.get_running_loop().time()
+    for what in ("the key", "the account", "the policies"):
+        believe(what, now + 60)
+    assert directory.find_terms(key_digest, "default", now_ms()) is not None
+    believe(outdated, now - 0.001)
+    assert directory.find_terms(key_digest, "default", now_ms()) is None
 
 
 async def test_the_expiry_of_a_key_acts_to_the_millisecond(part: Part, authz: Authz) -> None:

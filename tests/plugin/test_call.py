@@ -67,7 +67,7 @@ def test_a_client_cannot_choose_its_rid() -> None:
 def test_the_rid_carries_the_time_of_admission_and_the_path_loses_its_query() -> None:
     call = read_call(a_check(KEY))
     assert rid_time_ms(call.rid) == call.admitted_at_ms
-    assert call.path == "/v1/echo"
+    assert call.asked().path == "/v1/echo"
     assert call.policy == "default"
 
 
@@ -77,4 +77,4 @@ def test_the_rid_carries_the_time_of_admission_and_the_path_loses_its_query() ->
 def test_max_tokens_is_believed_only_if_it_is_a_sane_number(told: float, expected: int | None) -> None:
     message = CheckRequest.FromString(a_check(KEY))
     message.attributes.metadata_context.filter_metadata["farebox.request"].update({"max_tokens": told})
-    assert read_call(message.SerializeToString()).max_tokens == expected
+    assert read_call(message.SerializeToString()).max_tokens() == expected

@@ -23,7 +23,6 @@ from typing import Any
 
 from builders.plugin import Asker
 from farebox.v1 import layout
-from farebox.v1.envoy_authz_pb2 import AttributeContext
 from farebox.v1.rid import make_rid
 from farebox_plugin.admission import Admitted, Decision, Refused
 from farebox_plugin.records import Call, Grant, Settlement
@@ -42,8 +41,6 @@ POLICIES = (
     Policy("three", {"calls": 3}),
     Policy("text", {"calls": 1, "tokens": "usage.totalTokens"}, reserve={"tokens": "5"}),
 )
-
-NOTHING = AttributeContext()
 
 
 def is_stormy(seed: int) -> bool:
@@ -254,7 +251,7 @@ class World:
         """One request through a gateway's Envoy, which asks a second worker when the first does not answer."""
         gateway = self.random.choice(GATEWAYS)
         at_ms = virtual_ms()
-        call = Call(make_rid(at_ms, str(next(self._streams))), at_ms, policy.key, "key", None, NOTHING)
+        call = Call(make_rid(at_ms, str(next(self._streams))), at_ms, policy.key, "key", None, b"")
         decision, asked, tries = None, None, 0
         for _ in range(2):
             tries += 1
