@@ -1,14 +1,15 @@
-"""Events per second into the ledger, and how much room they take.
+"""Requests per second into the ledger, and how much room they take.
 
 Run: PYTHONPATH=tests .venv/bin/python tests/bench/ledger.py
 
 Whole deliveries as the portal handles them: parse the batch, check its events, book rows and hourly sums, move the
-cursor, commit with every fsync. Not in it: HTTP. One event in eleven has been delivered before.
+cursor, commit with every fsync. Not in it: HTTP. One event in eleven has been delivered before. `--alike 32` is what a
+busy account sends: requests that differ in their ids alone share an event.
 
 Then `account_state`, what the portal does for a rebuild, at its worst: ACCOUNT_ROWS rows, all in the hour in the midst
 of which the account's period begins, so that no hourly sum helps and each row is read.
 
-CPU per event tells more than events per second where others use the machine too.
+CPU per request tells more than requests per second where others use the machine too.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from sqlalchemy import Engine
 
 from builders.databases import DIALECTS
 from builders.portal import NOW, a_customer, a_feature, a_meter, a_plan, a_subscription, an_account, an_event
-from farebox.v1.usage_pb2 import UsageBatch
+from farebox.v1.usage_pb2 import UsageBatch, UsageEvent
 from farebox_portal.clock import to_ms
 from farebox_portal.db import make_engine, transaction
 from farebox_portal.entitlements.state import account_states
@@ -61,23 +62,25 @@ def main() -> None:
     asked.add_argument(
         "--shippers", type=int, default=2, help="deliveries at the same time; SQLite has one writer and gets one"
     )
+    asked.add_argument("--alike", type=int, default=1, help="requests in an event; those of a busy account share one")
     asked.add_argument("--dialect", choices=DIALECTS, action="append")
     options = asked.parse_args()
     print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
     print(f"{os.cpu_count()} cores, {_processor()}, load average {os.getloadavg()[0]:.1f} before")
-    print(f"{options.events} events, {options.batch} in a batch")
+    print(f"{options.events} requests, {options.batch} in a batch, {options.alike} in an event")
     for dialect in options.dialect or DIALECTS:
         with TemporaryDirectory(prefix="fb-bench-") as folder, _database(dialect, Path(folder)) as database:
             shippers = 1 if dialect == "sqlite" else options.shippers
-            _measure(dialect, database, options.events, options.batch, shippers)
+            _measure(dialect, database, options.events, options.batch, options.alike, shippers)
 
 
-def _measure(dialect: str, database: Database, events: int, batch: int, shippers: int) -> None:
+def _measure(dialect: str, database: Database, events: int, batch: int, alike: int, shippers: int) -> None:
     with transaction(database.engine) as session:
         a_meter(session)
         a_feature(session, meter_slug="api_requests")
         subscriptions = [an_account(session, f"customer_{number}")[1] for number in range(SUBSCRIPTIONS)]
-    batches = list(_batches(subscriptions, events, batch, shippers))
+    batches = list(_batches(subscriptions, events, batch, alike, shippers))
+    delivered = sum(1 + len(UsageEvent.FromString(event).alike) for one in batches for event in one.events)
 
     def deliver(one: UsageBatch) -> int:
         with transaction(database.engine) as session:
@@ -89,25 +92,30 @@ def _measure(dialect: str, database: Database, events: int, batch: int, shippers
     wall_s = perf_counter() - started
     own_s, backends_s = process_time() - own_s, sum(map(_cpu_s, database.backend_pids)) - backends_s
     assert accepted == events
-    delivered = sum(len(one.events) for one in batches)
-    print(f"\n{dialect}, {shippers} deliveries at a time: {delivered / wall_s:,.0f} events/s", end=" ")
+    print(f"\n{dialect}, {shippers} deliveries at a time: {delivered / wall_s:,.0f} requests/s", end=" ")
     print(f"({delivered} delivered, {accepted} new, {wall_s:.2f} s)")
-    print(f"  CPU per event: portal {own_s / delivered * 1e6:.1f} µs, database {backends_s / delivered * 1e6:.1f} µs")
+    print(f"  CPU per request: portal {own_s / delivered * 1e6:.1f} µs, database {backends_s / delivered * 1e6:.1f} µs")
     with database.engine.connect() as connection:
         for name, size in connection.exec_driver_sql(_SIZES[dialect]):
             print(f"  {name:34} {int(size) / accepted:6.1f} bytes a row")
     print(f"  account_state, {ACCOUNT_ROWS} rows: {_state_ms(database.engine):.1f} ms")
 
 
-def _batches(subscriptions: list[Subscription], events: int, size: int, shippers: int) -> Iterator[UsageBatch]:
+def _batches(
+    subscriptions: list[Subscription], events: int, size: int, alike: int, shippers: int
+) -> Iterator[UsageBatch]:
     chance = random.Random(1)
     before: list[bytes] = []
     for at in range(0, events, size):
         fresh = []
-        for number in range(at, min(at + size, events)):
-            admitted_at = NOW + timedelta(seconds=number / EVENTS_EACH_SECOND)
-            rid = f"{to_ms(admitted_at):x}-{chance.getrandbits(64):016x}"
-            event = an_event(chance.choice(subscriptions), rid, admitted_at, api_requests=1)
+        for first in range(at, min(at + size, events), alike):
+            instants = [
+                NOW + timedelta(seconds=number / EVENTS_EACH_SECOND)
+                for number in range(first, min(first + alike, at + size, events))
+            ]
+            rids = [f"{to_ms(admitted_at):x}-{chance.getrandbits(64):016x}" for admitted_at in instants]
+            event = an_event(chance.choice(subscriptions), rids[0], instants[0], api_requests=1)
+            event.alike.extend(rids[1:])
             fresh.append(event.SerializeToString())
         yield UsageBatch(spool=f"host/{at // size % shippers}/1", end=at + size, events=[*fresh, *before])
         before = chance.sample(fresh, len(fresh) // 10)
