@@ -147,7 +147,7 @@ def gather(entries: Iterable[HTTPAccessLogEntry], find_policy: Callable[[str], P
     Requests with the same grant (but for their ids) of which the same is told are one: most of a busy account are.
     """
     found: dict[tuple[str, int, int, int, bool], Finished] = {}
-    needs: dict[str, tuple[bool, bool]] = {}  # what is granted -> whether bytes are charged, and whether each is apart
+    needs: dict[str, tuple[bool, bool]] = {}  # what is granted -> (whether bytes are charged, whether each is apart)
     for entry in entries:
         common = entry.common_properties
         if common.access_log_type != DownstreamEnd:
@@ -156,17 +156,17 @@ def gather(entries: Iterable[HTTPAccessLogEntry], find_policy: Callable[[str], P
         if not text:
             continue
         rid, _, granted = text.partition(" ")
-        needed = needs.get(granted)
-        if needed is None:
+        if granted not in needs:
             policy = find_policy(parse_grant(text).policy)
-            needed = needs[granted] = policy is None or policy.fixed is None, policy is None or policy.settled_by_body
+            needs[granted] = policy is None or policy.fixed is None, policy is None or policy.settled_by_body
+        by_bytes, is_apart = needs[granted]
         request_bytes = response_bytes = 0
         response, flags = entry.response, common.response_flags
-        if needed[0]:
+        if by_bytes:
             request_bytes, response_bytes = entry.request.request_body_bytes, response.response_body_bytes
         is_aborted = flags.downstream_connection_termination or flags.downstream_remote_reset
         told = (response.response_code.value, request_bytes, response_bytes, is_aborted)
-        key = (text if needed[1] else granted, *told)
+        key = (text if is_apart else granted, *told)
         first = found.get(key)
         if first is None:
             found[key] = Finished(parse_grant(text), *told, [])

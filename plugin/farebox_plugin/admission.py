@@ -202,24 +202,23 @@ class Admission:
             account = group[0].terms.account
             allowed, closed = [], []
             for ticket, result in zip(group, _results(group[0].terms, flat), strict=True):
-                decision = _decision(ticket, result)
                 code, _, _, hold = result
-                if isinstance(decision, Admitted):
-                    if not ticket.is_abandoned:
-                        if hold:
-                            records.append(record(HELD, account, hold.decode(), ticket.call.rid))
-                        if code == 3 or len(ticket.waiting) > 1:
-                            self._count_answers(ticket, is_first=code != 3)
-                        allowed.append(ticket.call.rid)
-                        answers.append((ticket, decision))
-                        continue
-                    decision = Refused(unavailable())  # Envoy will not let it in any more
-                elif code in (-3, -4) and ticket.attempts < ATTEMPTS_MAX:
+                if code in (-3, -4) and ticket.attempts < ATTEMPTS_MAX:
                     self._spawn(self._try_again(ticket, is_loaded=code == -3))
                     continue
-                closed.append(ticket.call.rid)
-                if decision.refusal.code == "metering_unavailable":
-                    taken_back.append(ticket)
+                decision = _decision(ticket, result)
+                if isinstance(decision, Admitted) and ticket.is_abandoned:  # Envoy will not let it in any more
+                    decision = Refused(unavailable())
+                if isinstance(decision, Admitted):
+                    if hold:
+                        records.append(record(HELD, account, hold.decode(), ticket.call.rid))
+                    if code == 3 or len(ticket.waiting) > 1:
+                        self._count_answers(ticket, is_first=code != 3)
+                    allowed.append(ticket.call.rid)
+                else:
+                    closed.append(ticket.call.rid)
+                    if decision.refusal.code == "metering_unavailable":
+                        taken_back.append(ticket)
                 answers.append((ticket, decision))
             if allowed:
                 records.append(record(ALLOWED, account, *allowed))

@@ -206,10 +206,9 @@ def _rate_limit(
         for limit in limits[1:]:
             if limit.quota - committed[limit.place] < left:
                 left, counter = limit.quota - committed[limit.place], limit
-        value = f'"quota";r={left if left > 0 else 0}'
+        value = f'"quota";r={max(left, 0)}'
         if counter.resets_at_ms < FOREVER_MS:
-            waits_s = -((at_ms - counter.resets_at_ms) // 1000)
-            value += f";t={waits_s if waits_s > 0 else 0}"
+            value += f";t={max(-((at_ms - counter.resets_at_ms) // 1000), 0)}"
     if terms.emission_us and rate_left is not None:
         full_in_s = -((rate_left * terms.emission_us - terms.tolerance_us) // 1_000_000)
         rate = f'"rate";r={max(rate_left, 0)};t={max(full_in_s, 0)}'

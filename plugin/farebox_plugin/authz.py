@@ -78,8 +78,7 @@ class Authz:
         record = directory.find_key(key_digest)
         if record is None:
             # The checksum spares the store a question about every typo and every scanner's guess.
-            is_possible = call.api_key is not None and is_well_formed(call.api_key)
-            return None if is_possible else Refusal("invalid_api_key", NOT_VALID)
+            return None if is_well_formed(call.api_key or "") else Refusal("invalid_api_key", NOT_VALID)
         if isinstance(record, Refusal):
             return record
         entry = directory.find_account(record.account_id)

@@ -61,7 +61,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # With the hold left in the place of the tombstone, a repetition has something to apply again.
     "settling twice applies twice": (
-        InScript(settlement, "SETTLE", "rid, others or tombstone", "rid, others or hold or tombstone"),
+        InScript(settlement, "SETTLE", "rid, left[rid] or tombstone", "rid, left[rid] or hold or tombstone"),
     ),
     "no tombstone": (
         InScript(

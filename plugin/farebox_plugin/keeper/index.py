@@ -74,12 +74,12 @@ class _Ends(NamedTuple):
 
 
 class Unshipped(NamedTuple):
-    """The usage in one frame."""
+    """The usage in a frame, or in several that are shipped together."""
 
-    end: int  # the position behind the frame
+    end: int  # the position behind it
     request_count: int
     events: list[bytes]
-    accounts: Collection[str]
+    accounts: Collection[str] = ()  # whose it is, of one frame
 
 
 class Index:
@@ -212,7 +212,7 @@ class Index:
             end = frame.end
             request_count += frame.request_count
             batch += frame.events
-        return Unshipped(end, request_count, batch, ())
+        return Unshipped(end, request_count, batch)
 
     def shipped(self, spool: str, end: int, at: float) -> None:
         """The ledger has this spool up to `end`."""

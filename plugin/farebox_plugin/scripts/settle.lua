@@ -51,13 +51,11 @@ local function settle(counters, holds, at)
     if left[rid] == nil then  -- else the same request stands twice in one group
       local is_open = hold and byte(hold) ~= TOMBSTONE
       local others = is_open and owner ~= '' and left_to_others(hold, owner)
-      writes[2 * j - 1], writes[2 * j] = rid, others or tombstone
       left[rid] = others or false
       -- Holds of one account are mostly the same text.
       if is_open and not others then open_with[hold] = (open_with[hold] or 0) + 1 end
-    else
-      writes[2 * j - 1], writes[2 * j] = rid, left[rid] or tombstone
     end
+    writes[2 * j - 1], writes[2 * j] = rid, left[rid] or tombstone
     if left[rid] then owned[#owned + 1] = j end
   end
   redis.call('HSET', holds, unpack(writes))

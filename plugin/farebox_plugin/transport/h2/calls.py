@@ -190,10 +190,8 @@ class UnaryCall(Call):
         return self.is_over or (self._deadline is not None and self._deadline - self._owner.clock() < TOO_LATE_S)
 
     def send(self, message: bytes, unread: Callable[[], None] | None = None) -> None:
-        if not self._is_asked or self.is_over:
-            self._answers_nobody()
+        if not self._may_answer():
             return
-        self._is_asked, self.is_over = False, True
         if unread is not None:
             self._owner.answered.new[self.id] = unread
         try:
@@ -202,17 +200,19 @@ class UnaryCall(Call):
             self._no_room(fault)
 
     def fail(self, status: int, detail: str) -> None:
-        if not self._is_asked or self.is_over:
-            self._answers_nobody()
-            return
-        self._is_asked, self.is_over = False, True
-        self._owner.sending.end(self, status, detail)
+        if self._may_answer():
+            self._owner.sending.end(self, status, detail)
 
-    def _answers_nobody(self) -> None:
-        """It was answered before, or nobody is there any more to read it."""
-        if self._is_asked:
-            self._is_asked = False
+    def _may_answer(self) -> bool:
+        """For the first answer, if anybody is still there to read it."""
+        if not self._is_asked:
+            return False
+        self._is_asked = False
+        if self.is_over:
             self._owner.abandoned -= 1
+            return False
+        self.is_over = True
+        return True
 
     def take(self, data: bytes, *, ends: bool) -> None:
         """Nearly always all of the call in one frame: then nothing has to be remembered."""
