@@ -193,7 +193,7 @@ class UnaryCall(Call):
         if not self._may_answer():
             return
         if unread is not None:
-            self._owner.answered.new[self.id] = unread
+            self._owner.answered[self.id] = unread
         try:
             self._owner.sending.answer(self, message)
         except StreamFault as fault:

@@ -238,7 +238,6 @@ class Connection(asyncio.Protocol):
         if self._is_closed:
             return
         self._now = self.clock()
-        self.answered.turn()
         buffer = self._rest + data if self._rest else data
         try:
             self._rest = self._read(buffer if self._has_preface else self._read_preface(buffer))
